@@ -1,0 +1,56 @@
+# Everything is made from a clone: `make demo` shows the mesh, `make test` proves it. Both need root (network namespaces) and Debian.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+# What the mesh uses of Debian: rules (nft), links (ip), containers (crun); curl, busybox and nginx are what the sample images are made of.
+DEBIAN := nftables iproute2 crun curl busybox-static
+# What only the tests use.
+DEBIAN_TEST := tcpdump
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: install debian debian-test demo lab test lint unit e2e bench proto clean
+
+install: debian $(VENV)/.installed
+
+debian:
+	@./scripts/debian $(DEBIAN)
+
+debian-test:
+	@./scripts/debian $(DEBIAN) $(DEBIAN_TEST)
+
+$(VENV)/.installed: pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./scripts/debian python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/uv sync --frozen --inexact --quiet
+	@touch $@
+
+demo: install
+	@./scripts/demo
+
+lab: install
+	tulle lab
+
+test: debian-test $(VENV)/.installed lint
+	pytest
+
+lint: $(VENV)/.installed
+	ruff check src tests
+	ruff format --check src tests
+	lint-imports
+	mypy
+
+unit: $(VENV)/.installed
+	pytest -m "not e2e"
+
+e2e: debian-test $(VENV)/.installed
+	pytest -m e2e
+
+proto: $(VENV)/.installed
+	cd src && ../$(VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tulle/xds/proto/*.proto
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,372 @@
+"""A pod as the node reads it: the fields of the Pod API (v1) that change what the kubelet does, typed.
+
+Fields that this node does not act on are left out; the API server has validated the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from tulle.cluster.node.seams import PodRef
+
+
+class Base(msgspec.Struct, kw_only=True, rename="camel"):
+    """Names are the API's, in snake case."""
+
+
+class ObjectReference(Base):
+    name: str = ""
+    optional: bool = False
+
+
+class KeySelector(Base):
+    key: str
+    name: str = ""
+    optional: bool = False
+
+
+class FieldRef(Base):
+    field_path: str
+
+
+class ResourceFieldRef(Base):
+    resource: str
+    container_name: str = ""
+    divisor: str | int | float = "1"
+
+
+class EnvVarSource(Base):
+    field_ref: FieldRef | None = None
+    resource_field_ref: ResourceFieldRef | None = None
+    config_map_key_ref: KeySelector | None = None
+    secret_key_ref: KeySelector | None = None
+
+
+class EnvVar(Base):
+    name: str
+    value: str = ""
+    value_from: EnvVarSource | None = None
+
+
+class EnvFrom(Base):
+    prefix: str = ""
+    config_map_ref: ObjectReference | None = None
+    secret_ref: ObjectReference | None = None
+
+
+class VolumeMount(Base):
+    name: str
+    mount_path: str
+    read_only: bool = False
+    sub_path: str = ""
+    sub_path_expr: str = ""
+    mount_propagation: str = "None"
+
+
+class HTTPHeader(Base):
+    name: str
+    value: str
+
+
+class HTTPGet(Base):
+    port: int | str
+    path: str = "/"
+    host: str = ""
+    scheme: str = "HTTP"
+    http_headers: tuple[HTTPHeader, ...] = ()
+
+
+class TCPSocket(Base):
+    port: int | str
+    host: str = ""
+
+
+class GRPC(Base):
+    port: int
+    service: str = ""
+
+
+class Exec(Base):
+    command: tuple[str, ...] = ()
+
+
+class Sleep(Base):
+    seconds: int
+
+
+class Handler(Base):
+    """What a hook or a probe does; exactly one field is set."""
+
+    exec: Exec | None = None
+    http_get: HTTPGet | None = None
+    tcp_socket: TCPSocket | None = None
+    sleep: Sleep | None = None
+    grpc: GRPC | None = None
+
+
+class Probe(Handler):
+    """Times are seconds."""
+
+    initial_delay_seconds: int = 0
+    timeout_seconds: int = 1
+    period_seconds: int = 10
+    success_threshold: int = 1
+    failure_threshold: int = 3
+    termination_grace_period_seconds: int | None = None
+
+
+class Lifecycle(Base):
+    post_start: Handler | None = None
+    pre_stop: Handler | None = None
+    stop_signal: str = ""
+
+
+class Capabilities(Base):
+    add: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+class SeccompProfile(Base):
+    type: str
+    localhost_profile: str = ""
+
+
+class SecurityContext(Base):
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    run_as_non_root: bool | None = None
+    privileged: bool = False
+    allow_privilege_escalation: bool | None = None
+    read_only_root_filesystem: bool = False
+    capabilities: Capabilities = Capabilities()
+    seccomp_profile: SeccompProfile | None = None
+    proc_mount: str = "Default"
+
+
+class Sysctl(Base):
+    name: str
+    value: str
+
+
+class PodSecurityContext(Base):
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    run_as_non_root: bool | None = None
+    fs_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    sysctls: tuple[Sysctl, ...] = ()
+    seccomp_profile: SeccompProfile | None = None
+
+
+class ContainerPort(Base):
+    container_port: int
+    name: str = ""
+    protocol: str = "TCP"
+    host_port: int = 0
+
+
+class Resources(Base):
+    limits: Mapping[str, str | int | float] = {}
+    requests: Mapping[str, str | int | float] = {}
+
+
+class Container(Base):
+    name: str
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    working_dir: str = ""
+    ports: tuple[ContainerPort, ...] = ()
+    env_from: tuple[EnvFrom, ...] = ()
+    env: tuple[EnvVar, ...] = ()
+    resources: Resources = Resources()
+    restart_policy: str = ""
+    volume_mounts: tuple[VolumeMount, ...] = ()
+    liveness_probe: Probe | None = None
+    readiness_probe: Probe | None = None
+    startup_probe: Probe | None = None
+    lifecycle: Lifecycle = Lifecycle()
+    termination_message_path: str = "/dev/termination-log"
+    termination_message_policy: str = "File"
+    image_pull_policy: str = ""
+    security_context: SecurityContext = SecurityContext()
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
+
+    def port(self, port: int | str) -> int:
+        """A port number, or the number behind a port's name. Raises ValueError."""
+        if isinstance(port, int) or port.isdigit():
+            return int(port)
+        for candidate in self.ports:
+            if candidate.name == port:
+                return candidate.container_port
+        raise ValueError(f"container {self.name} has no port named {port!r}")
+
+
+class KeyToPath(Base):
+    key: str
+    path: str
+    mode: int | None = None
+
+
+class ConfigMapSource(Base):
+    """A ConfigMap or, in a projected volume, a Secret: both have the same shape there."""
+
+    name: str = ""
+    items: tuple[KeyToPath, ...] = ()
+    default_mode: int = 0o644
+    optional: bool = False
+
+
+class SecretSource(Base):
+    secret_name: str = ""
+    items: tuple[KeyToPath, ...] = ()
+    default_mode: int = 0o644
+    optional: bool = False
+
+
+class DownwardFile(Base):
+    path: str
+    field_ref: FieldRef | None = None
+    resource_field_ref: ResourceFieldRef | None = None
+    mode: int | None = None
+
+
+class DownwardSource(Base):
+    items: tuple[DownwardFile, ...] = ()
+    default_mode: int = 0o644
+
+
+class TokenSource(Base):
+    path: str
+    audience: str = ""
+    expiration_seconds: int = 3600
+
+
+class Projection(Base):
+    config_map: ConfigMapSource | None = None
+    secret: ConfigMapSource | None = None
+    downward_api: DownwardSource | None = msgspec.field(default=None, name="downwardAPI")
+    service_account_token: TokenSource | None = None
+
+
+class ProjectedSource(Base):
+    sources: tuple[Projection, ...] = ()
+    default_mode: int = 0o644
+
+
+class EmptyDirSource(Base):
+    medium: str = ""
+    size_limit: str | int | None = None
+
+
+class HostPathSource(Base):
+    path: str
+    type: str = ""
+
+
+class Volume(Base):
+    name: str
+    empty_dir: EmptyDirSource | None = None
+    host_path: HostPathSource | None = None
+    config_map: ConfigMapSource | None = None
+    secret: SecretSource | None = None
+    downward_api: DownwardSource | None = msgspec.field(default=None, name="downwardAPI")
+    projected: ProjectedSource | None = None
+
+
+class HostAlias(Base):
+    ip: str
+    hostnames: tuple[str, ...] = ()
+
+
+class DNSOption(Base):
+    name: str = ""
+    value: str = ""
+
+
+class DNSConfig(Base):
+    nameservers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[DNSOption, ...] = ()
+
+
+class ReadinessGate(Base):
+    condition_type: str
+
+
+class PodSpec(Base):
+    containers: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    termination_grace_period_seconds: int = 30
+    active_deadline_seconds: int | None = None
+    dns_policy: str = "ClusterFirst"
+    dns_config: DNSConfig = DNSConfig()
+    node_name: str = ""
+    service_account_name: str = "default"
+    host_network: bool = False
+    host_pid: bool = msgspec.field(default=False, name="hostPID")
+    host_ipc: bool = msgspec.field(default=False, name="hostIPC")
+    share_process_namespace: bool = False
+    security_context: PodSecurityContext = PodSecurityContext()
+    hostname: str = ""
+    subdomain: str = ""
+    host_aliases: tuple[HostAlias, ...] = ()
+    enable_service_links: bool = True
+    readiness_gates: tuple[ReadinessGate, ...] = ()
+    set_hostname_as_fqdn: bool = msgspec.field(default=False, name="setHostnameAsFQDN")
+
+
+class Metadata(Base):
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
+    creation_timestamp: str | None = None
+
+
+class Pod(Base):
+    """`status` stays as it came: the node adds to it what others wrote there."""
+
+    metadata: Metadata
+    spec: PodSpec = PodSpec()
+    status: dict[str, Any] = {}
+
+    @property
+    def ref(self) -> PodRef:
+        return PodRef(self.metadata.namespace, self.metadata.name, self.metadata.uid)
+
+    @property
+    def hostname(self) -> str:
+        return (self.spec.hostname or self.metadata.name)[:63].rstrip("-.")
+
+    def container(self, name: str) -> Container | None:
+        return next((c for c in (*self.spec.init_containers, *self.spec.containers) if c.name == name), None)
+
+    @property
+    def sidecars(self) -> frozenset[str]:
+        """Init containers that keep running (restartPolicy: Always)."""
+        return frozenset(c.name for c in self.spec.init_containers if c.restart_policy == "Always")
+
+
+def parse(document: Mapping[str, Any]) -> Pod:
+    """A pod as the API server sent it. Raises msgspec.ValidationError naming the field."""
+    return msgspec.convert(_without_nulls(document), Pod)
+
+
+def _without_nulls(value: Any) -> Any:
+    """The API treats null as absent."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

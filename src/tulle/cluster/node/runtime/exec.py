@@ -1,0 +1,248 @@
+"""A further process in a running container: what `kubectl exec` and exec probes start.
+
+It joins the container's namespaces through `crun exec`, with the container's own environment, user and capabilities. With a terminal, crun
+sends the master side over a socket, so that resizing is a plain ioctl and a closed connection hangs the session up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import termios
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tulle.cluster.node.runtime.shim import spawn
+
+_CHUNK = 64 * 1024
+
+
+class ExecFailed(Exception):
+    """The process could not be started; `code` is what a shell would answer (126, 127) or None if crun never got that far."""
+
+    def __init__(self, reason: str, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ExecRequest:
+    """What to run. The streams that are not wanted are /dev/null."""
+
+    command: Sequence[str]
+    stdin: bool = False
+    tty: bool = False
+
+
+class ExecSession:
+    """A running process. Read it with `stdout`/`stderr` (with a terminal, all of it is stdout), end it with `wait` or `hang_up`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, pid_file: Path, log: Path) -> None:
+        self._process = process
+        self._pid_file = pid_file
+        self._log = log
+        self._master: int | None = None
+
+    @classmethod
+    async def start(cls, container: Path, crun_root: Path, cid: str, request: ExecRequest) -> ExecSession:
+        """Start `request` in the container whose directory is `container`. Raises ExecFailed."""
+        config = msgspec.json.decode((container / "config.json").read_bytes())["process"]
+        config.update(args=list(request.command), terminal=request.tty)
+        if request.tty:
+            config["env"] = [e for e in config["env"] if not e.startswith("TERM=")] + ["TERM=xterm"]
+        tag = secrets.token_hex(6)
+        pid_file, log = container / f"exec-{tag}.pid", container / f"exec-{tag}.log"
+        process_file = os.memfd_create("process.json")
+        os.write(process_file, msgspec.json.encode(config))
+        program = shutil.which("crun") or "/usr/bin/crun"
+        command = [program, "--root", str(crun_root), "--cgroup-manager", "cgroupfs", "--log", f"file:{log}"]
+        command += ["exec", "--process", f"/proc/self/fd/{process_file}", "--pid-file", str(pid_file)]
+        try:
+            if request.tty:
+                return await cls._with_terminal(command, cid, pid_file, log, process_file, container / f"exec-{tag}.sock")
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cid,
+                stdin=asyncio.subprocess.PIPE if request.stdin else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(process_file,),
+                limit=_CHUNK * 4,
+            )
+            return cls(process, pid_file, log)
+        finally:
+            os.close(process_file)
+
+    @classmethod
+    async def _with_terminal(
+        cls, command: list[str], cid: str, pid_file: Path, log: Path, process_file: int, console: Path
+    ) -> ExecSession:
+        with spawn.listen(console) as listener:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                "--console-socket",
+                str(console),
+                cid,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                pass_fds=(process_file,),
+            )
+            session = cls(process, pid_file, log)
+            try:
+                session._master = await _master(listener, process)
+            finally:
+                console.unlink(missing_ok=True)
+        return session
+
+    async def read_stdout(self) -> bytes:
+        """Some output, or nothing at its end."""
+        if self._master is not None:
+            return await _read_terminal(self._master)
+        assert self._process.stdout is not None or self._finished()
+        return await self._process.stdout.read(_CHUNK) if self._process.stdout is not None else b""
+
+    async def read_stderr(self) -> bytes:
+        """Some error output, or nothing at its end (at once with a terminal, which has one stream)."""
+        return await self._process.stderr.read(_CHUNK) if self._process.stderr is not None else b""
+
+    async def write(self, data: bytes) -> None:
+        """Give the process input; one that reads no more is no error."""
+        if self._master is not None:
+            await _write_terminal(self._master, data)
+        elif self._process.stdin is not None:
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                self._process.stdin.write(data)
+                await self._process.stdin.drain()
+
+    def close_stdin(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def resize(self, rows: int, columns: int) -> None:
+        if self._master is not None:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    async def wait(self) -> int:
+        """The exit code (128 + signal if one ended it). Raises ExecFailed if the process never ran."""
+        code = await self._process.wait()
+        reason = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
+        never_ran = not self._pid_file.exists()
+        self._clean()
+        if reason and (never_ran or code in {126, 127, 1, 255}):
+            raise ExecFailed(_reason(reason), 126 if "ermission denied" in reason else 127 if "o such file" in reason else None)
+        return 128 - code if code < 0 else code
+
+    async def hang_up(self) -> None:
+        """End the process and its group: its client is gone. A terminal's session gets SIGHUP first, as from a closed window."""
+        if self._finished():
+            return
+        self._close_master()
+        pid = self._pid()
+        if pid:
+            for number, patience in ((signal.SIGHUP, 0.5), (signal.SIGKILL, 5.0)):
+                for kill, target in ((os.killpg, pid), (os.kill, pid)):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        kill(target, number)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), patience)
+                    break
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        self._clean()
+
+    def _pid(self) -> int:
+        """The process's pid on this machine; crun, which is its parent, has not ended, so it is not reused."""
+        try:
+            return int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def _finished(self) -> bool:
+        return self._process.returncode is not None
+
+    def _close_master(self) -> None:
+        if self._master is not None:
+            asyncio.get_running_loop().remove_reader(self._master)
+            asyncio.get_running_loop().remove_writer(self._master)
+            os.close(self._master)
+            self._master = None
+
+    def _clean(self) -> None:
+        self._close_master()
+        self._pid_file.unlink(missing_ok=True)
+        self._log.unlink(missing_ok=True)
+
+
+def _reason(text: str) -> str:
+    """crun's last line, without its time stamp."""
+    return text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+
+
+def _resolve(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+async def _master(listener: socket.socket, process: asyncio.subprocess.Process) -> int | None:
+    """The terminal's master side, or None if crun ended without one (`wait` then says why)."""
+    accepted = asyncio.create_task(asyncio.get_running_loop().sock_accept(listener))
+    ended = asyncio.create_task(process.wait())
+    await asyncio.wait((accepted, ended), return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    if not accepted.done():
+        accepted.cancel()
+        return None
+    connection, _ = accepted.result()
+    with connection:
+        connection.setblocking(True)
+        _, fds, _, _ = socket.recv_fds(connection, 1024, 1)
+    if not fds:
+        return None
+    os.set_blocking(fds[0], False)
+    return fds[0]
+
+
+async def _read_terminal(master: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return os.read(master, _CHUNK)
+        except BlockingIOError:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(master, _resolve, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_reader(master)
+        except OSError:
+            return b""  # EIO: the last process of the terminal is gone
+
+
+async def _write_terminal(master: int, data: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(master, view) :]
+        except BlockingIOError:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_writer(master, _resolve, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_writer(master)
+        except OSError:
+            return

@@ -1,0 +1,110 @@
+"""The window of recent events, and the watchers that follow it.
+
+A watch that starts at revision R must see every change after R exactly once and in order, or be told that R is no longer
+known (CompactedError) so that it lists again. The window is bounded in events, not in time; a watcher that does not drain its
+queue is ended rather than allowed to hold the history in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from tulle.cluster.store.records import Event
+
+WINDOW = 10_000
+_WATCHER_LIMIT = 10_000
+
+
+class CompactedError(Exception):
+    """The revision asked for is older than the history kept."""
+
+    def __init__(self, requested: int, compacted: int) -> None:
+        super().__init__(f"too old resource version: {requested} ({compacted})")
+        self.requested = requested
+        self.compacted = compacted
+
+
+class FutureRevisionError(Exception):
+    """The revision asked for has not happened yet."""
+
+    def __init__(self, requested: int, current: int) -> None:
+        super().__init__(f"Too large resource version: {requested}, current: {current}")
+        self.requested = requested
+        self.current = current
+
+
+class Watcher:
+    """One follower of one resource. `drain` gives what has happened since; `overflowed` ends it."""
+
+    def __init__(self, resource: str, namespace: str, backlog: Sequence[Event], revision: int) -> None:
+        self.resource = resource
+        self.namespace = namespace
+        self.revision = revision
+        self.overflowed = False
+        self._pending: deque[Event] = deque(backlog)
+        self._wake = asyncio.Event()
+        if backlog:
+            self._wake.set()
+
+    def offer(self, event: Event) -> None:
+        """Called by the store for each committed event of the resource."""
+        self.revision = event.revision
+        if self.namespace and event.key.namespace != self.namespace:
+            return
+        if len(self._pending) >= _WATCHER_LIMIT:
+            self.overflowed = True
+        else:
+            self._pending.append(event)
+        self._wake.set()
+
+    async def drain(self, timeout: float) -> list[Event]:
+        """The next events, in order; empty when `timeout` seconds passed without one."""
+        if not self._pending and not self.overflowed:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            except TimeoutError:
+                return []
+        events = list(self._pending)
+        self._pending.clear()
+        self._wake.clear()
+        return events
+
+    def interrupt(self) -> None:
+        """Wake the follower without an event (the server is shutting down, or the resource is gone)."""
+        self.overflowed = True
+        self._wake.set()
+
+
+class Window:
+    """The last `WINDOW` events, findable per resource."""
+
+    def __init__(self, compacted: int, limit: int = WINDOW) -> None:
+        self.compacted = compacted
+        self._limit = limit
+        self._order: deque[Event] = deque()
+        self._by_resource: dict[str, deque[Event]] = {}
+
+    def append(self, event: Event) -> int:
+        """Add an event; returns the revision compacted away by it, or 0."""
+        self._order.append(event)
+        self._by_resource.setdefault(event.key.resource, deque()).append(event)
+        if len(self._order) <= self._limit:
+            return 0
+        oldest = self._order.popleft()
+        self._by_resource[oldest.key.resource].popleft()
+        self.compacted = oldest.revision
+        return oldest.revision
+
+    def since(self, resource: str, revision: int, current: int, wanted: Callable[[Event], bool]) -> list[Event]:
+        """Events of `resource` after `revision`. Raises CompactedError or FutureRevisionError."""
+        if revision < self.compacted:
+            raise CompactedError(revision, self.compacted)
+        if revision > current:
+            raise FutureRevisionError(revision, current)
+        events = list(self._by_resource.get(resource, ()))
+        start = bisect_right(events, revision, key=lambda event: event.revision)
+        return [event for event in events[start:] if wanted(event)]

@@ -1,0 +1,181 @@
+"""Keeps the embedded cluster's processes running: `python -m tulle.cluster.supervisor --state-dir DIR`.
+
+One small process, so that a control plane or a node that dies comes back by itself, as a service manager would bring it back. It knows no
+Kubernetes: it reads what to run from `<state>/processes.json`, starts those processes, writes their output to `<state>/logs/`, and
+restarts what ends. It imports nothing but the standard library, to cost next to no memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+PROCESSES = "processes.json"
+RECORD = "supervisor.json"
+LOCK = "supervisor.lock"
+_PR_SET_PDEATHSIG = 1
+_STOP_SECONDS = 10.0
+_BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before each restart in a row; a process that has run for `_STABLE` starts over at the first."""
+_STABLE = 30.0
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """A process to keep running. They are started in order and stopped in reverse order."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def write(state: Path, processes: Sequence[ProcessSpec]) -> None:
+    """Record what to run, for a supervisor that is started afterwards."""
+    (state / PROCESSES).write_text(json.dumps([asdict(process) for process in processes], indent=2))
+
+
+def read(state: Path) -> tuple[ProcessSpec, ...]:
+    """What `write` recorded. Raises FileNotFoundError."""
+    found = json.loads((state / PROCESSES).read_text())
+    return tuple(ProcessSpec(p["name"], tuple(p["command"]), p["environment"]) for p in found)
+
+
+def running(state: Path) -> bool:
+    """Whether a supervisor holds this state directory."""
+    lock = state / LOCK
+    if not lock.exists():
+        return False
+    with lock.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def pids(state: Path) -> Mapping[str, int]:
+    """Process ids by name, the supervisor's own under `supervisor`; empty when none has run."""
+    record = state / RECORD
+    return json.loads(record.read_text()) if record.exists() else {}
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class _Child:
+    """One supervised process."""
+
+    def __init__(self, spec: ProcessSpec, state: Path) -> None:
+        self.spec = spec
+        self._log = state / "logs" / f"{spec.name}.log"
+        self._failures = 0
+        self._started = 0.0
+        self._due = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.spec.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.spec.environment},
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (one thread only)
+            )
+        self._started = time.monotonic()
+
+    def tend(self) -> bool:
+        """Notice an end and restart in time; True when something changed."""
+        now = time.monotonic()
+        if self.process is not None:
+            if self.process.poll() is None:
+                return False
+            stable = now - self._started > _STABLE
+            self._failures = 1 if stable else self._failures + 1
+            self._due = now + _BACKOFF[min(self._failures, len(_BACKOFF)) - 1]
+            _log(f"{self.spec.name} ended with {self.process.returncode}; it is started again at once")
+            self.process = None
+            return True
+        if now >= self._due:
+            self.start()
+            return True
+        return False
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
+    sys.stderr.flush()
+
+
+class _StopSignalError(Exception):
+    """SIGTERM or SIGINT arrived."""
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _StopSignalError
+
+
+def _record(state: Path, children: Sequence[_Child]) -> None:
+    known = {"supervisor": os.getpid(), **{c.spec.name: c.process.pid for c in children if c.process is not None}}
+    temporary = state / f"{RECORD}.new"
+    temporary.write_text(json.dumps(known))
+    temporary.replace(state / RECORD)
+
+
+def supervise(state: Path) -> int:
+    """Run until SIGTERM or SIGINT. Exit code 3 if another supervisor holds the state directory."""
+    (state / "logs").mkdir(parents=True, exist_ok=True)
+    with (state / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log(f"another supervisor is running for {state}")
+            return 3
+        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGINT, _stop)
+        children = [_Child(spec, state) for spec in read(state)]
+        try:
+            while True:
+                changed = [child.tend() for child in children]
+                if any(changed):
+                    _record(state, children)
+                time.sleep(0.05)
+        except _StopSignalError:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for child in reversed(children):
+                child.stop()
+            (state / RECORD).unlink(missing_ok=True)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="keep the embedded cluster's processes running")
+    parser.add_argument("--state-dir", type=Path, required=True)
+    return supervise(parser.parse_args().state_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

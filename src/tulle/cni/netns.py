@@ -1,0 +1,145 @@
+"""A pod's network namespace: found through the cgroups of its processes, entered by child processes only.
+
+The agent's own threads never leave the host's namespace. A namespace is held as a file descriptor, which keeps it
+reachable whatever happens to paths, and which is also what ztunnel is handed. cgroup paths are matched by the pod's
+uid alone, because their shape differs: ``/kubepods/pod<uid>/…``, ``/kubepods.slice/kubepods-burstable.slice/kubepods-
+burstable-pod<uid with underscores>.slice/…``, with or without prefixes of the reader's own cgroup namespace
+(``/../..``).
+"""
+
+import asyncio
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tulle.cni.rules import REMOVAL, ROUTE_RULE, ROUTE_TABLE, ROUTES, RULE_PREFERENCE, TABLE, Ruleset
+
+_NS_GET_NSTYPE = 0xB703
+_CLONE_NEWNET = 0x40000000
+
+
+class NamespaceError(Exception):
+    """A tool refused to work inside a pod's namespace; the message has what it printed."""
+
+
+@dataclass
+class PodNetns:
+    """An open network namespace. ``inode`` tells two namespaces apart. Close it when the pod leaves."""
+
+    descriptor: int
+    inode: int
+
+    @classmethod
+    def adopt(cls, descriptor: int) -> "PodNetns":
+        """Take over an open descriptor, such as one received over a socket. Raises NamespaceError when it is not a
+        namespace.
+        """
+        try:
+            kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+        except OSError:
+            kind = 0
+        if kind != _CLONE_NEWNET:
+            os.close(descriptor)
+            raise NamespaceError("the descriptor handed over is not a network namespace")
+        return cls(descriptor, os.fstat(descriptor).st_ino)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def find(proc: Path, uid: str) -> PodNetns | None:
+    """Open the namespace of a running pod; None when no process of it is alive, or only such as share the agent's
+    own namespace.
+    """
+    own = os.stat("/proc/self/ns/net").st_ino
+    for process in _processes(proc, uid):
+        try:
+            found = PodNetns.adopt(os.open(process / "ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            continue  # ended meanwhile
+        if found.inode != own:
+            return found
+        found.close()
+    return None
+
+
+def uid_pattern(uid: str) -> re.Pattern[str]:
+    """Matches a line of /proc/<pid>/cgroup that belongs to the pod, in any of the shapes that runtimes use."""
+    plain, underscored = re.escape(uid), re.escape(uid.replace("-", "_"))
+    return re.compile(rf"(?:^|[/-])pod(?:{plain}|{underscored})(?:\.slice)?(?:/|:|$)", re.MULTILINE)
+
+
+def _processes(proc: Path, uid: str) -> Iterator[Path]:
+    wanted = uid_pattern(uid)
+    for entry in proc.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            cgroups = (entry / "cgroup").read_text()
+        except OSError:
+            continue  # ended meanwhile
+        if wanted.search(cgroups):
+            yield entry
+
+
+async def apply(netns: PodNetns, ruleset: Ruleset) -> None:
+    """Put the ruleset and its route in force, atomically replacing an earlier one. Raises NamespaceError."""
+    routes = "; ".join(f"ip {line}" for line in ROUTES)
+    rule = f"ip rule show pref {RULE_PREFERENCE}"
+    script = f"nft -f -; {routes}; {rule} | grep -q . || ip rule add {ROUTE_RULE}"
+    await _inside(netns, ["sh", "-ec", script], ruleset.text)
+
+
+async def remove(netns: PodNetns) -> None:
+    """Take the redirection away; harmless when there is none. Raises NamespaceError."""
+    routes = f"ip rule del {ROUTE_RULE} 2>/dev/null || true; ip route flush table {ROUTE_TABLE} 2>/dev/null || true"
+    script = f"nft -f -; {routes}"
+    await _inside(netns, ["sh", "-ec", script], REMOVAL)
+
+
+async def verify(netns: PodNetns, ruleset: Ruleset) -> bool:
+    """Whether exactly this ruleset is in force."""
+    listing = await _inside(netns, ["nft", "list", "tables", "inet"])
+    if f"table inet {TABLE}" not in listing.splitlines():
+        return False
+    table = await _inside(netns, ["nft", "list", "table", "inet", TABLE])
+    lines = [line.strip() for line in table.splitlines()]
+    structure = ("table ", "chain ", "type ", "comment ", "}")
+    rules = [line for line in lines if line and not line.startswith(structure)]
+    return f'comment "{ruleset.digest}"' in lines and len(rules) == ruleset.rule_count
+
+
+async def is_redirected(netns: PodNetns) -> bool:
+    """Whether any of our redirection is in force in the namespace."""
+    listing = await _inside(netns, ["nft", "list", "tables", "inet"])
+    return f"table inet {TABLE}" in listing.splitlines()
+
+
+async def _inside(netns: PodNetns, command: list[str], stdin: str = "") -> str:
+    enter = ["nsenter", f"--net=/proc/self/fd/{netns.descriptor}", *command]
+    return await run(enter, stdin, pass_fds=(netns.descriptor,))
+
+
+async def run(command: list[str], stdin: str = "", *, pass_fds: tuple[int, ...] = ()) -> str:
+    """Run a tool to its end. Raises NamespaceError on a non-zero exit."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=pass_fds,
+        )
+    except OSError as error:
+        raise NamespaceError(f"{command[0]} cannot be run: {error}") from error
+    out, err = await process.communicate(stdin.encode())
+    if process.returncode:
+        raise NamespaceError(
+            f"`{' '.join(command)}` exited {process.returncode}: {err.decode(errors='replace').strip()}"
+        )
+    return out.decode(errors="replace")

@@ -1,0 +1,117 @@
+"""The nftables rules that redirect a captured pod's traffic to its ztunnel, as text. Pure; section A3 of the
+specification.
+
+Everything is in one table in the pod's namespace and is replaced in one transaction, so there is no moment at which a
+captured pod is half-captured. The rules fail closed by construction: they redirect to ports on which only ztunnel
+listens, so without a ztunnel a connection is refused rather than let through.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from tulle.cni.enrolment import Redirection
+
+TABLE = "tulle-ambient"
+PROBE_SOURCE = "169.254.7.127"
+OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT, DNS_PORT = 15001, 15006, 15008, 15053
+MARK_MASK, ZTUNNEL_MARK, CONNECTION_MARK = 0xFFF, 0x539, 0x111
+ROUTE_TABLE, RULE_PREFERENCE = 100, 32764
+
+# Replies to what ztunnel sends in a client's name carry the connection mark; this brings them to ztunnel's socket.
+ROUTES = (f"route replace local 0.0.0.0/0 dev lo table {ROUTE_TABLE}",)
+ROUTE_RULE = f"fwmark {CONNECTION_MARK:#x}/{MARK_MASK:#x} pref {RULE_PREFERENCE} lookup {ROUTE_TABLE}"
+
+_FROM_ZTUNNEL = f"meta mark & {MARK_MASK:#x} == {ZTUNNEL_MARK:#x}"
+_NOT_FROM_ZTUNNEL = f"meta mark & {MARK_MASK:#x} != {ZTUNNEL_MARK:#x}"
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """One table: chain header and rules by chain name. ``digest`` names its content."""
+
+    chains: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.chains).encode()).hexdigest()[:16]
+
+    @property
+    def rule_count(self) -> int:
+        return sum(len(rules) for _, _, rules in self.chains)
+
+    @property
+    def text(self) -> str:
+        """The script that puts exactly this table in force, whatever was there before."""
+        body = "\n".join(_chain(name, header, rules) for name, header, rules in self.chains)
+        return f"""add table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+  comment "{self.digest}"
+{body}
+}}
+"""
+
+
+REMOVAL = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+
+
+def pod_ruleset(wanted: Redirection) -> Ruleset:
+    """The rules for a pod whose traffic is redirected as ``wanted``."""
+    chains = (
+        (
+            "mark-inbound",
+            "type filter hook prerouting priority mangle",
+            (f"{_FROM_ZTUNNEL} ct mark set ct mark & {~MARK_MASK & 0xFFFFFFFF:#x} | {CONNECTION_MARK:#x}",),
+        ),
+        (
+            "restore-mark",
+            "type route hook output priority mangle",
+            (f"ct mark & {MARK_MASK:#x} == {CONNECTION_MARK:#x} meta mark set ct mark",),
+        ),
+        ("inbound", "type nat hook prerouting priority dstnat", _inbound(wanted)),
+        ("outbound", "type nat hook output priority -100", _outbound(wanted)),
+        ("no-ipv6-in", "type filter hook input priority filter", ('meta nfproto ipv6 iifname != "lo" drop',)),
+        (
+            "no-ipv6-out",
+            "type filter hook output priority filter",
+            (
+                'meta nfproto ipv6 oifname != "lo" meta l4proto tcp reject with tcp reset',
+                'meta nfproto ipv6 oifname != "lo" drop',
+            ),
+        ),
+    )
+    return Ruleset(chains)
+
+
+def _inbound(wanted: Redirection) -> tuple[str, ...]:
+    rules: list[str] = []
+    for link in wanted.virtual_interfaces:
+        # What a virtual machine inside the pod sends is the pod's outbound traffic, though the kernel sees it arrive.
+        rules.append(f'iifname "{link}" meta l4proto tcp redirect to :{OUTBOUND_PORT}')
+        rules.append(f'iifname "{link}" accept')
+    rules.append(f"ip saddr {PROBE_SOURCE} meta l4proto tcp accept")
+    if wanted.inbound:
+        rules.append(
+            f"ip daddr != 127.0.0.0/8 tcp dport != {HBONE_PORT} {_NOT_FROM_ZTUNNEL} redirect to :{INBOUND_PORT}"
+        )
+    return tuple(rules)
+
+
+def _outbound(wanted: Redirection) -> tuple[str, ...]:
+    rules = [f"ip daddr {PROBE_SOURCE} meta l4proto tcp accept"]
+    if wanted.dns:
+        rules += [
+            f'oifname != "lo" meta l4proto udp th dport 53 {_NOT_FROM_ZTUNNEL} redirect to :{DNS_PORT}',
+            f'oifname != "lo" meta l4proto tcp th dport 53 {_NOT_FROM_ZTUNNEL} redirect to :{DNS_PORT}',
+        ]
+    rules += [
+        f"meta l4proto tcp meta mark & {MARK_MASK:#x} == {CONNECTION_MARK:#x} accept",
+        'oifname "lo" accept',
+        f"ip daddr != 127.0.0.0/8 meta l4proto tcp {_NOT_FROM_ZTUNNEL} redirect to :{OUTBOUND_PORT}",
+    ]
+    return tuple(rules)
+
+
+def _chain(name: str, header: str, rules: tuple[str, ...]) -> str:
+    body = "".join(f"    {rule}\n" for rule in rules)
+    return f"  chain {name} {{\n    {header}; policy accept;\n{body}  }}"

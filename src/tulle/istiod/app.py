@@ -1,0 +1,188 @@
+"""istiod as a whole: what is made of what, what starts after what, and how it stops.
+
+Starting: follow every object, read the mesh configuration, compute the mesh, and only then listen; a proxy that reconnects to a restarted
+istiod is thus never told a half of it. Stopping: not ready any more, the Lease given back, streams ended, so that proxies and the next
+leader go on elsewhere at once. Nothing is kept in this process that is not in the API server; killing it loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import structlog
+
+from tulle.istiod.access import Access
+from tulle.istiod.ca.authority import Authority
+from tulle.istiod.ca.callers import Authenticator, TokenReviewer
+from tulle.istiod.ca.impersonation import PodIndex
+from tulle.istiod.ca.root_publisher import RootPublisher
+from tulle.istiod.ca.service import CertificateService
+from tulle.istiod.ca.store import load_authority
+from tulle.istiod.gateway_objects import WaypointImage
+from tulle.istiod.gateways import GatewayController
+from tulle.istiod.http import HttpServer
+from tulle.istiod.index.mesh import MeshIndex
+from tulle.istiod.index.state import Delta
+from tulle.istiod.informers import Informers
+from tulle.istiod.leader import LeaderElection
+from tulle.istiod.metrics import Metrics
+from tulle.istiod.publish import Publisher
+from tulle.istiod.server import IstiodServer, RotatingCertificate, serving_names
+from tulle.istiod.settings import Settings
+from tulle.istiod.source import MeshSource
+from tulle.istiod.status import StatusWriter
+from tulle.istiod.waypoint_source import WaypointSource
+from tulle.istiod.webhook import CaBundle, Webhook
+from tulle.kube.client import Client
+from tulle.kube.errors import ApiError
+from tulle.xds.delta import Rejection
+from tulle.xds.server import ClientNode, Connection
+
+T = TypeVar("T")
+log = structlog.get_logger("tulle.istiod")
+
+_FIRST_DELAY = 0.05
+_LONGEST_DELAY = 5.0
+_LEASE = "istiod-leader"
+_STOP_GRACE = 1.0
+
+
+class Istiod:
+    """One istiod. `run` until told to stop; `ports` are known once it is ready."""
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self.index = MeshIndex()
+        self.metrics = Metrics()
+        self.ports: dict[str, int] = {}
+        self.ready = asyncio.Event()
+        self._client = client
+        self._settings = settings
+        self._server: IstiodServer | None = None
+        self._restart = asyncio.Event()
+        self.publisher = Publisher(self.index, WaypointSource(self.index), self._connections)
+        self._on_delta: list[Callable[[Delta], None]] = [self.publisher.publish]
+        self._http = HttpServer(self.metrics, self._pending, self._connections)
+        self._trusted = frozenset({(settings.namespace, "ztunnel")})
+
+    def _connections(self) -> Iterable[Connection]:
+        return self._server.ads.connections if self._server is not None else ()
+
+    def _pending(self) -> Iterable[str]:
+        return () if self.ready.is_set() else ("the first state of the mesh",)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set. Raises what ends a part of istiod; then the whole is to be started anew."""
+        self.metrics.observe(lambda: len(tuple(self._connections())))
+        main = asyncio.ensure_future(self._main())
+        stopping = [asyncio.ensure_future(event.wait()) for event in (stop, self._restart)]
+        try:
+            await asyncio.wait((main, *stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.ready.clear()
+            for task in (main, *stopping):
+                task.cancel()
+            await asyncio.wait((main, *stopping))
+            await self._http.stop()
+        if not main.cancelled():
+            main.result()
+
+    async def _main(self) -> None:
+        settings = self._settings
+        http = await self._http.start(settings.listen, settings.http_port, settings.metrics_port)
+        self.ports.update(zip(("http", "metrics"), http, strict=True))
+        informers = await _persistently("discovery", lambda: Informers.create(self._client, settings))
+        source = MeshSource(informers, self.index, settings.domain, self._changed)
+        status = StatusWriter(self._client, informers, self.index)
+        self._on_delta.append(status.on_delta)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(informers.run())
+            await source.start()
+            await self._serve(group, informers, status)
+
+    async def _serve(self, group: asyncio.TaskGroup, informers: Informers, status: StatusWriter) -> None:
+        settings, trust_domain = self._settings, self.index.settings.trust_domain
+        names = serving_names(settings.namespace, settings.service)
+        authority = await _persistently(
+            "certificate authority",
+            lambda: load_authority(self._client, organization=trust_domain, namespace=settings.namespace),
+        )
+        webhook = Webhook(self.index, lambda: authority.serving(names))
+        server = self._make_server(authority, informers, names)
+        gateways = GatewayController(self._client, informers, settings.domain, self._waypoint_image())
+        bundle = CaBundle(self._client, authority.root_pem, settings.service, settings.namespace)
+        roots = RootPublisher(self._client, informers.namespaces, authority.root_pem)
+        self.ports["webhook"] = await webhook.start(settings.listen, settings.webhook_port)
+        self.ports["xds"] = (await server.start(f"{settings.listen}:{settings.xds_port}")).port
+        self._server = server
+        self._on_delta.append(lambda delta: self._settings_changed(delta, trust_domain))
+
+        async def lead() -> None:
+            async with asyncio.TaskGroup() as leading:
+                for work in (gateways.run(), status.run(), bundle.run(), roots.run(), roots.config_maps.run()):
+                    leading.create_task(work)
+
+        election = LeaderElection(self._client, _LEASE, settings.namespace, settings.pod_name)
+        self.metrics.leading.set_function(lambda: float(election.leading))
+        log.info("serving", ports=self.ports, workloads=len(self.index.workloads), services=len(self.index.services))
+        self.ready.set()
+        try:
+            async with asyncio.TaskGroup() as serving:
+                for work in (self.publisher.run(), webhook.run(), election.run(lead)):
+                    serving.create_task(work)
+        finally:
+            self._server = None
+            await server.stop(_STOP_GRACE)
+            await webhook.stop()
+
+    def _make_server(self, authority: Authority, informers: Informers, names: tuple[str, ...]) -> IstiodServer:
+        trust_domain = self.index.settings.trust_domain
+        pods = PodIndex()
+        informers.pods.on_change(pods.changed)
+        authenticator = Authenticator(TokenReviewer(self._client, trust_domain).review, trust_domain)
+        certificates = CertificateService(
+            authority,
+            authenticator,
+            pods,
+            trusted=self._trusted,
+            on_result=lambda result: self.metrics.certificates.labels(result).inc(),
+        )
+        access = Access(self.index, self.publisher, self._trusted)
+        certificate = RotatingCertificate(authority, names)
+        return IstiodServer(certificate, authenticator, certificates, access, on_rejection=self._rejected)
+
+    def _waypoint_image(self) -> WaypointImage:
+        settings = self._settings
+        istiod = f"{settings.hostname}:15012"
+        return WaypointImage(settings.waypoint_image, istiod, self.index.settings.trust_domain)
+
+    def _rejected(self, _: ClientNode, rejection: Rejection) -> None:
+        self.metrics.rejects.labels(rejection.type_url.rpartition(".")[2]).inc()
+
+    def _changed(self, delta: Delta) -> None:
+        started = time.perf_counter()
+        for handler in self._on_delta:
+            handler(delta)
+        self.metrics.flushes.observe(time.perf_counter() - started)
+        for kind, table in (("workload", self.index.workloads), ("service", self.index.services)):
+            self.metrics.objects.labels(kind).set(len(table))
+
+    def _settings_changed(self, delta: Delta, trust_domain: str) -> None:
+        """Everything but the trust domain takes effect at once; every identity hangs on that one, so it takes a new start."""
+        if delta.settings and self.index.settings.trust_domain != trust_domain:
+            log.warning("trust domain changed: starting anew", old=trust_domain, new=self.index.settings.trust_domain)
+            self._restart.set()
+
+
+async def _persistently(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try until the API server answers, with back-off: it may start after istiod, and it may be restarted meanwhile."""
+    delay = _FIRST_DELAY
+    while True:
+        try:
+            return await attempt()
+        except ApiError as error:
+            log.warning("trying again", what=what, seconds=delay, error=str(error))
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, _LONGEST_DELAY)

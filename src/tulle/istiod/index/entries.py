@@ -1,0 +1,160 @@
+"""ServiceEntry and WorkloadEntry reduced to the index's records (spec A4, E1): services and workloads that are no Services and no Pods.
+
+A ServiceEntry gives one service for each of its hosts; its inline endpoints become workloads of their own, and a `workloadSelector`
+finds pods and WorkloadEntries of its namespace. Both kinds are custom resources and come as plain manifests.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tulle.istiod.index import labels as names
+from tulle.istiod.index.convert import CLUSTER_ID, Records
+from tulle.istiod.index.protocols import protocol_of
+from tulle.istiod.index.records import (
+    GroupRecord,
+    Kind,
+    Member,
+    Resolution,
+    ServicePort,
+    ServiceRecord,
+    WorkloadRecord,
+    WorkloadType,
+)
+
+_UNTUNNELLED = frozenset({"UDP"})
+
+
+def from_workload_entry(manifest: Mapping[str, Any]) -> Records:
+    """A WorkloadEntry: an address outside the cluster, or a host name that is looked up in DNS."""
+    meta = manifest.get("metadata") or {}
+    namespace, name = str(meta.get("namespace") or ""), str(meta.get("name") or "")
+    spec = manifest.get("spec") or {}
+    labels = {**(spec.get("labels") or {}), **(meta.get("labels") or {})}
+    workload = _workload("WorkloadEntry", (namespace, name), "", spec, labels)
+    return {(Kind.WORKLOAD, ("", workload.uid)): workload}
+
+
+def from_service_entry(manifest: Mapping[str, Any]) -> Records:
+    """The services, inline workloads and membership of a ServiceEntry."""
+    meta, spec = manifest.get("metadata") or {}, manifest.get("spec") or {}
+    namespace, name = str(meta.get("namespace") or ""), str(meta.get("name") or "")
+    services = tuple(_services(namespace, name, meta, spec, manifest.get("status") or {}))
+    workloads = tuple(_endpoints(namespace, name, spec))
+    ports = tuple((port["name"], _number(port.get("targetPort")) or port["number"]) for port in _ports(spec))
+    selector = (spec.get("workloadSelector") or {}).get("labels") or None
+    key = (namespace, f"ServiceEntry/{name}")
+    group = GroupRecord(
+        namespace=namespace,
+        source=key[1],
+        services=tuple(service.key for service in services),
+        members=tuple(Member(workload.uid, _own_ports(endpoint, ports)) for workload, endpoint in workloads),
+        selector=selector,
+        selector_ports=ports,
+    )
+    records: dict[tuple[Kind, tuple[str, str]], Any] = {(Kind.GROUP, key): group}
+    records.update(((Kind.SERVICE, service.key), service) for service in services)
+    records.update(((Kind.WORKLOAD, ("", workload.uid)), workload) for workload, _ in workloads)
+    return records
+
+
+def _services(
+    namespace: str, name: str, meta: Mapping[str, Any], spec: Mapping[str, Any], status: Mapping[str, Any]
+) -> Iterator[ServiceRecord]:
+    ports = tuple(
+        ServicePort(
+            port["name"],
+            port["number"],
+            _number(port.get("targetPort")) or port["number"],
+            protocol_of("", str(port.get("protocol") or "")),
+        )
+        for port in _ports(spec)
+    )
+    annotations = meta.get("annotations") or {}
+    kept = {names.CANARY_WEIGHT: annotations[names.CANARY_WEIGHT]} if names.CANARY_WEIGHT in annotations else {}
+    for host in _strings(spec.get("hosts")):
+        yield ServiceRecord(
+            kind="ServiceEntry",
+            namespace=namespace,
+            name=name,
+            hostname=host,
+            addresses=_addresses(host, spec, status),
+            ports=ports,
+            labels=meta.get("labels") or {},
+            annotations=kept,
+            resolution=Resolution.PASSTHROUGH if spec.get("resolution", "NONE") == "NONE" else Resolution.ENDPOINTS,
+            namespace_only=list(_strings(spec.get("exportTo"))) == ["."],
+        )
+
+
+def _addresses(host: str, spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[str, ...]:
+    """Its own addresses, else the ones that were allocated for the host and written to its status."""
+    own = tuple(address for address in _strings(spec.get("addresses")) if _is_address(address))
+    if own:
+        return own
+    allocated = (one for one in status.get("addresses") or () if one.get("host") in (None, "", host))
+    return tuple(one["value"] for one in allocated if _is_address(str(one.get("value"))))
+
+
+def _endpoints(
+    namespace: str, name: str, spec: Mapping[str, Any]
+) -> Iterator[tuple[WorkloadRecord, Mapping[str, Any]]]:
+    given = list(spec.get("endpoints") or ())
+    if not given and spec.get("resolution") in ("DNS", "DNS_ROUND_ROBIN") and not spec.get("workloadSelector"):
+        given = [{"address": host} for host in _strings(spec.get("hosts")) if not host.startswith("*")]
+    for endpoint in given:
+        suffix = f"/{endpoint.get('address') or ''}"
+        yield _workload("ServiceEntry", (namespace, name), suffix, endpoint, endpoint.get("labels") or {}), endpoint
+
+
+def _workload(kind: str, key: tuple[str, str], suffix: str, spec: Mapping[str, Any], labels: Any) -> WorkloadRecord:
+    namespace, name = key
+    address = str(spec.get("address") or "")
+    literal = _is_address(address) and "/" not in address
+    native = "http" in str(labels.get(names.TUNNEL, "")).split(",")
+    weight = spec.get("weight")
+    region, zone, subzone = [*str(spec.get("locality") or "").split("/"), "", "", ""][:3]
+    return WorkloadRecord(
+        kind=kind,
+        uid=f"{CLUSTER_ID}/networking.istio.io/{kind}/{namespace}/{name}{suffix}",
+        namespace=namespace,
+        name=name,
+        addresses=(address,) if literal else (),
+        hostname="" if literal else address,
+        service_account=str(spec.get("serviceAccount") or ""),
+        labels=labels,
+        workload_type=WorkloadType.POD,
+        workload_name=name,
+        hbone=native,
+        native_tunnel=native,
+        network=str(spec.get("network") or ""),
+        locality=(region, zone, subzone) if spec.get("locality") else None,
+        capacity=weight if isinstance(weight, int) and weight > 0 else None,
+    )
+
+
+def _ports(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return [port for port in spec.get("ports") or () if str(port.get("protocol") or "").upper() not in _UNTUNNELLED]
+
+
+def _own_ports(endpoint: Mapping[str, Any], ports: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    own = endpoint.get("ports") or {}
+    return tuple((name, _number(own.get(name)) or target) for name, target in ports)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(str(one) for one in value) if isinstance(value, (list, tuple)) else ()
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,174 @@
+"""The mesh as it was told, with every question the index asks answered by a lookup.
+
+Each reverse index exists for one arrow of change propagation: from a namespace to what lives in it, from a node to its pods, from a pod
+to the services it stands behind, from a label to the workloads that carry it. Keeping them costs a few set operations per change, and
+makes the cost of a change follow its own reach instead of the size of the mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias, TypeVar
+
+from tulle.istiod.index.records import (
+    GatewayClassRecord,
+    GatewayRecord,
+    GroupRecord,
+    Member,
+    NamespaceRecord,
+    NodeRecord,
+    ObjectKey,
+    ServiceKey,
+    ServiceRecord,
+    Uid,
+    WaypointKey,
+    WorkloadRecord,
+)
+from tulle.kube.selectors import matches_labels
+
+GroupKey: TypeAlias = ObjectKey
+K = TypeVar("K")
+V = TypeVar("V")
+
+_NOTHING: frozenset[Uid] = frozenset()
+
+
+class Tables:
+    """Raw records by key, and their reverse indexes. Only `put_*` methods change it."""
+
+    def __init__(self) -> None:
+        self.namespaces: dict[str, NamespaceRecord] = {}
+        self.nodes: dict[str, NodeRecord] = {}
+        self.classes: dict[str, GatewayClassRecord] = {}
+        self.gateways: dict[WaypointKey, GatewayRecord] = {}
+        self.services: dict[ServiceKey, ServiceRecord] = {}
+        self.workloads: dict[Uid, WorkloadRecord] = {}
+        self.groups: dict[GroupKey, GroupRecord] = {}
+
+        self.gateways_of_class: dict[str, set[WaypointKey]] = {}
+        self.services_in: dict[str, set[ServiceKey]] = {}
+        self.workloads_in: dict[str, set[Uid]] = {}
+        self.workloads_on: dict[str, set[Uid]] = {}
+        self._labelled: dict[tuple[str, str], dict[str, set[Uid]]] = {}
+        self._groups_of_service: dict[ServiceKey, set[GroupKey]] = {}
+        self._groups_of_workload: dict[Uid, set[GroupKey]] = {}
+        self._selecting_in: dict[str, set[GroupKey]] = {}
+        self._members: dict[GroupKey, dict[Uid, Member]] = {}
+
+    # --- writing
+
+    def put_gateway(self, key: WaypointKey, new: GatewayRecord | None) -> None:
+        old = _swap(self.gateways, key, new)
+        _move(self.gateways_of_class, key, (old.class_name,) if old else (), (new.class_name,) if new else ())
+
+    def put_service(self, key: ServiceKey, new: ServiceRecord | None) -> None:
+        old = _swap(self.services, key, new)
+        _move(self.services_in, key, (old.namespace,) if old else (), (new.namespace,) if new else ())
+
+    def put_workload(self, uid: Uid, new: WorkloadRecord | None) -> None:
+        old = _swap(self.workloads, uid, new)
+        _move(self.workloads_in, uid, (old.namespace,) if old else (), (new.namespace,) if new else ())
+        _move(self.workloads_on, uid, (old.node,) if old else (), (new.node,) if new else ())
+        if old is None or new is None or old.labels != new.labels or old.namespace != new.namespace:
+            self._relabel(uid, old, new)
+
+    def _relabel(self, uid: Uid, old: WorkloadRecord | None, new: WorkloadRecord | None) -> None:
+        for label in old.labels.items() if old else ():
+            assert old is not None
+            by_namespace = self._labelled[label]
+            _discard(by_namespace, old.namespace, uid)
+            if not by_namespace:
+                del self._labelled[label]
+        for label in new.labels.items() if new else ():
+            assert new is not None
+            self._labelled.setdefault(label, {}).setdefault(new.namespace, set()).add(uid)
+
+    def put_group(self, key: GroupKey, new: GroupRecord | None) -> None:
+        old = _swap(self.groups, key, new)
+        members = {member.uid: member for member in new.members} if new else {}
+        before = self._members.pop(key, {})
+        if members:
+            self._members[key] = members
+        _move(self._groups_of_workload, key, tuple(before), tuple(members))
+        _move(self._groups_of_service, key, old.services if old else (), new.services if new else ())
+        _move(self._selecting_in, key, _selecting(old), _selecting(new))
+
+    # --- asking
+
+    def members_of(self, service: ServiceKey) -> set[Uid]:
+        """Workloads that stand behind a service, known or not yet known."""
+        found: set[Uid] = set()
+        for key in self._groups_of_service.get(service, ()):
+            found.update(self.members(key))
+        return found
+
+    def members(self, key: GroupKey) -> Iterator[Uid]:
+        """Workloads of one group: the listed ones and those its selector finds."""
+        yield from self._members.get(key, ())
+        group = self.groups.get(key)
+        if group and group.selector:
+            yield from self.selected(group.namespace, group.selector)
+
+    def services_of(self, uid: Uid) -> dict[ServiceKey, dict[str, int]]:
+        """The services a workload stands behind, each with the target port of every port name."""
+        found: dict[ServiceKey, dict[str, int]] = {}
+        for key in self._groups_of_workload.get(uid, ()):
+            self._collect(found, self.groups[key], self._members[key][uid].ports)
+        record = self.workloads.get(uid)
+        for key in self._selecting_in.get(record.namespace, ()) if record else ():
+            group = self.groups[key]
+            assert record is not None
+            if group.selector and matches_labels(group.selector, record.labels):
+                self._collect(found, group, group.selector_ports)
+        return found
+
+    @staticmethod
+    def _collect(
+        found: dict[ServiceKey, dict[str, int]], group: GroupRecord, ports: tuple[tuple[str, int], ...]
+    ) -> None:
+        for service in group.services:
+            found.setdefault(service, {}).update(ports)
+
+    def selected(self, namespace: str | None, labels: Mapping[str, str]) -> set[Uid]:
+        """Workloads with all of these labels, in one namespace or (None) everywhere. No labels: all of them."""
+        if not labels:
+            return set(self.workloads) if namespace is None else set(self.workloads_in.get(namespace, ()))
+        sets = [self._with_label(label, namespace) for label in labels.items()]
+        sets.sort(key=len)
+        found = set(sets[0])
+        for more in sets[1:]:
+            found &= more
+        return found
+
+    def _with_label(self, label: tuple[str, str], namespace: str | None) -> set[Uid] | frozenset[Uid]:
+        by_namespace = self._labelled.get(label, {})
+        if namespace is not None:
+            return by_namespace.get(namespace, _NOTHING)
+        return set().union(*by_namespace.values())
+
+
+def _selecting(group: GroupRecord | None) -> tuple[str, ...]:
+    return (group.namespace,) if group and group.selector else ()
+
+
+def _swap(table: dict[K, V], key: K, new: V | None) -> V | None:
+    old = table.pop(key, None)
+    if new is not None:
+        table[key] = new
+    return old
+
+
+def _move(index: dict[K, set[V]], value: V, old: Iterable[K], new: Iterable[K]) -> None:
+    """Let `value` be found under the keys `new` and no longer under those of `old` that are not among them."""
+    before, after = set(old), set(new)
+    for key in before - after:
+        _discard(index, key, value)
+    for key in after - before:
+        index.setdefault(key, set()).add(value)
+
+
+def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
+    values = index[key]
+    values.discard(value)
+    if not values:
+        del index[key]

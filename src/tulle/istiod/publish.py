@@ -1,0 +1,162 @@
+"""From index deltas to what proxies are sent, in an order in which no moment is open.
+
+Everything a proxy may ask for lies in resource maps; a delta of the index becomes changes of those maps. One thing needs care: when a
+selector policy is lifted to a waypoint, the workload's ztunnel stops judging clients and lets the waypoint through. Should ztunnel hear of
+it before the waypoint enforces the policy, everybody could pass for a moment. So there are two rules:
+- a workload is told to trust a waypoint only when the waypoint acknowledged its policies; until then it gets the policies as if there were
+  no waypoint, which refuses more and never less;
+- a waypoint stops enforcing a lifted policy only when the node proxies acknowledged that the workload no longer trusts it.
+A first publication after a start takes the waypoints as up to date: they kept their configuration while istiod was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from tulle.istiod import wds
+from tulle.istiod.authorization_pb import authorization
+from tulle.istiod.index.mesh import MeshIndex
+from tulle.istiod.index.records import Uid
+from tulle.istiod.index.state import Delta, WorkloadState
+from tulle.istiod.waypoint_source import POLICY_TYPES, WaypointSource
+from tulle.xds import types
+from tulle.xds.resources import ResourceMap
+from tulle.xds.server import Connection
+
+_FIRST_LOOK = 0.002
+_LONGEST_PAUSE = 1.0
+
+
+class Publisher:
+    """Owns the maps for node proxies, feeds those for waypoints, and hands policies over between the two."""
+
+    def __init__(
+        self, index: MeshIndex, waypoints: WaypointSource, connections: Callable[[], Iterable[Connection]]
+    ) -> None:
+        self.addresses = ResourceMap(types.ADDRESS)
+        self.authorizations = ResourceMap(types.AUTHORIZATION)
+        self.waypoints = waypoints
+        self._index = index
+        self._connections = connections
+        self._trusting: dict[Uid, frozenset[str]] = {}
+        """Workloads that were told to trust waypoints, by the generated policies that say so."""
+        self._waiting: set[Uid] = set()
+        self._started = False
+        self._pending = asyncio.Event()
+
+    def publish(self, delta: Delta) -> None:
+        """Bring all maps up to date with a flush of the index."""
+        self.waypoints.publish(delta, self._withdrawn(delta.workloads))
+        self._publish_policies(delta.ztunnel_policies)
+        for key in delta.services | (self._index.services.keys() if delta.settings else set()):
+            self._publish_service(key)
+        for uid in delta.workloads:
+            self._publish_workload(uid)
+        self._started = True
+        if self._unfinished:
+            self._pending.set()
+
+    @property
+    def _unfinished(self) -> bool:
+        return bool(self._waiting) or self.waypoints.held
+
+    def _withdrawn(self, uids: Iterable[Uid]) -> frozenset[Uid]:
+        """Workloads that trust waypoints and are about to stop it."""
+        return frozenset(
+            uid for uid in uids if self._trusting.get(uid, frozenset()) - _generated(self._index.workloads.get(uid))
+        )
+
+    def _publish_policies(self, names: Iterable[str]) -> None:
+        for name in names:
+            policy = self._index.ztunnel_policies.get(name)
+            if policy is None:
+                self.authorizations.remove(name)
+            else:
+                self.authorizations.set(name, authorization(policy))
+
+    def _publish_service(self, key: tuple[str, str]) -> None:
+        state = self._index.services.get(key)
+        name = wds.service_name(key)
+        if state is None:
+            self.addresses.remove(name)
+            return
+        address = wds.service_address(state, self._index.settings.explain_refusals)
+        self.addresses.set(name, address, wds.address_aliases(state.record.addresses))
+
+    def _publish_workload(self, uid: Uid) -> None:
+        state = self._index.workloads.get(uid)
+        if state is None:
+            self.addresses.remove(uid)
+            self._trusting.pop(uid, None)
+            self._waiting.discard(uid)
+            return
+        policies = None
+        wanted = _generated(state)
+        if self._may_trust(uid, state):
+            self._waiting.discard(uid)
+        else:
+            self._waiting.add(uid)
+            wanted = frozenset()
+            policies = self._index.policy_set.for_workload(
+                self._index.view(state.record, state.services, state.binding, lifted=False)
+            )
+        if wanted:
+            self._trusting[uid] = wanted
+        else:
+            self._trusting.pop(uid, None)
+        self.addresses.set(uid, wds.workload_address(state, policies), wds.address_aliases(state.record.addresses))
+
+    def _may_trust(self, uid: Uid, state: WorkloadState) -> bool:
+        if not self._started or _generated(state) <= self._trusting.get(uid, frozenset()):
+            return True
+        view = self._index.view(state.record, state.services, state.binding)
+        return all(self._enforces(one.namespace, one.name) for one in view.waypoints)
+
+    def _enforces(self, namespace: str, name: str) -> bool:
+        """Whether every proxy of a waypoint, and there is one, acknowledged the policies it was sent."""
+        maps = self.waypoints.maps((namespace, name))
+        readers = [
+            state
+            for connection in self._connections()
+            for state in (connection.stream.states if connection.stream else ())
+            if state.type_url in POLICY_TYPES and state.resources is maps[state.type_url]
+        ]
+        return bool(readers) and all(state.answered and state.idle() and state.rejection is None for state in readers)
+
+    def _node_proxies_settled(self) -> bool:
+        mine = (self.addresses, self.authorizations)
+        return all(
+            state.idle()
+            for connection in self._connections()
+            for state in (connection.stream.states if connection.stream else ())
+            if any(state.resources is one for one in mine)
+        )
+
+    async def run(self) -> None:
+        """Finish the handovers that wait for an acknowledgement, until cancelled. Idle while there are none."""
+        while True:
+            await self._pending.wait()
+            pause = _FIRST_LOOK
+            while self._unfinished:
+                self._pending.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._pending.wait(), pause)
+                    pause = _FIRST_LOOK
+                pause = _FIRST_LOOK if self.advance() else min(pause * 2, _LONGEST_PAUSE)
+            self._pending.clear()
+
+    def advance(self) -> bool:
+        """Finish the handovers whose other side has acknowledged; says whether there was one."""
+        released = self.waypoints.held and self._node_proxies_settled()
+        if released:
+            self.waypoints.release()
+        ready = [uid for uid in self._waiting if self._may_trust(uid, self._index.workloads[uid])]
+        for uid in ready:
+            self._publish_workload(uid)
+        return released or bool(ready)
+
+
+def _generated(state: WorkloadState | None) -> frozenset[str]:
+    return frozenset(policy.key for policy in state.generated) if state else frozenset()

@@ -1,0 +1,141 @@
+"""From watch events to the index: the rim where objects become records and changes become one flush.
+
+Every informer's change is reduced to index changes at once; the flush that follows runs in the next turn of the event loop, so that all
+events which arrive together are computed together and none waits for a timer. Until everything is synced nothing is flushed: half a mesh
+must not be told to proxies that know the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+import yaml
+
+from tulle.istiod.index import convert, entries
+from tulle.istiod.index.convert import Records
+from tulle.istiod.index.mesh import MeshIndex
+from tulle.istiod.index.records import Change, Kind
+from tulle.istiod.index.state import Delta
+from tulle.istiod.informers import Informers, Manifest
+from tulle.kube.informer import Change as ObjectChange
+from tulle.kube.informer import Informer
+from tulle.kube.objects import ConfigMap
+from tulle.security.mesh import InvalidMeshConfig, MeshSettings, parse_mesh_config
+from tulle.security.model import MtlsMode, PeerAuthentication
+from tulle.security.parse import InvalidObject, parse_peer_authentication, policy_or_closed
+
+T = TypeVar("T")
+log = structlog.get_logger("tulle.istiod.source")
+
+_MESH_KEY = "mesh"
+
+
+class MeshDocumentError(ValueError):
+    """The mesh configuration is not a document that can be read at all."""
+
+
+def mesh_settings(config: ConfigMap | None) -> MeshSettings:
+    """Read the mesh configuration; without a ConfigMap the defaults hold. Raises InvalidMeshConfig, MeshDocumentError."""
+    if config is None:
+        return MeshSettings()
+    try:
+        document = yaml.safe_load(config.data.get(_MESH_KEY, ""))
+    except yaml.YAMLError as error:
+        raise MeshDocumentError(f"key {_MESH_KEY!r} is no YAML: {error}") from error
+    return parse_mesh_config(document)
+
+
+class MeshSource:
+    """Feeds a `MeshIndex` and reports what each flush changed to `on_delta`."""
+
+    def __init__(self, informers: Informers, index: MeshIndex, domain: str, on_delta: Callable[[Delta], None]) -> None:
+        self._index = index
+        self._on_delta = on_delta
+        self._live = False
+        self._scheduled = False
+        self._settings_known = asyncio.Event()
+        self._feed(informers.namespaces, convert.from_namespace)
+        self._feed(informers.nodes, convert.from_node)
+        self._feed(informers.gateway_classes, convert.from_gateway_class)
+        self._feed(informers.gateways, convert.from_gateway)
+        self._feed(informers.services, lambda obj: convert.from_service(obj, domain))
+        self._feed(informers.pods, convert.from_pod)
+        self._feed(informers.endpoint_slices, lambda obj: convert.from_endpoint_slice(obj, domain))
+        self._feed(informers.service_entries, entries.from_service_entry)
+        self._feed(informers.workload_entries, entries.from_workload_entry)
+        self._feed(informers.authorization_policies, _from_policy)
+        self._feed(informers.peer_authentications, _from_peer_authentication)
+        informers.mesh_config.on_change(self._mesh_config_changed)
+        self._informers = informers
+
+    def _feed(self, informer: Informer[T], reduce: Callable[[T], Records]) -> None:
+        def changed(change: ObjectChange[T]) -> None:
+            before = reduce(change.old) if change.old is not None else {}
+            after = reduce(change.new) if change.new is not None else {}
+            self._apply(convert.changes(before, after))
+
+        informer.on_change(changed)
+
+    def _apply(self, changes: Any) -> None:
+        found = tuple(changes)
+        if found:
+            self._index.apply(found)
+            self._schedule()
+
+    def _mesh_config_changed(self, change: ObjectChange[ConfigMap]) -> None:
+        try:
+            settings = mesh_settings(change.new)
+        except (InvalidMeshConfig, MeshDocumentError) as error:
+            kept = (
+                "the last good configuration stays in force"
+                if self._settings_known.is_set()
+                else "waiting for a usable one"
+            )
+            log.error("mesh configuration refused", config_map="/".join(change.key), error=str(error), consequence=kept)
+            return
+        self._settings_known.set()
+        self._apply((Change(Kind.SETTINGS, ("", ""), settings),))
+
+    async def start(self) -> None:
+        """Wait until everything is synced and a usable mesh configuration is known, then flush for the first time.
+
+        A mesh configuration that cannot be read keeps istiod from starting to serve, instead of being taken for the defaults.
+        """
+        await self._informers.synced()
+        if self._informers.mesh_config.store:
+            await self._settings_known.wait()
+        self._live = True
+        self._flush()
+
+    def _schedule(self) -> None:
+        if self._live and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        delta = self._index.flush()
+        if delta:
+            self._on_delta(delta)
+
+
+def _from_policy(manifest: Manifest) -> Records:
+    policy, errors = policy_or_closed({"kind": "AuthorizationPolicy", **manifest})
+    if errors:
+        log.error(
+            "invalid policy in the store: it denies everything", policy=str(policy.meta), errors=list(map(str, errors))
+        )
+    return {(Kind.POLICY, (policy.meta.namespace, policy.meta.name)): policy}
+
+
+def _from_peer_authentication(manifest: Manifest) -> Records:
+    """An invalid object counts as STRICT for its whole namespace: what cannot be understood must not open anything."""
+    try:
+        policy = parse_peer_authentication({"kind": "PeerAuthentication", **manifest})
+    except InvalidObject as error:
+        log.error("invalid policy in the store: STRICT takes its place", policy=str(error.meta), errors=str(error))
+        policy = PeerAuthentication(error.meta, mode=MtlsMode.STRICT)
+    return {(Kind.PEER_AUTHENTICATION, (policy.meta.namespace, policy.meta.name)): policy}

@@ -1,0 +1,149 @@
+"""The Envoy configuration of every waypoint, kept up to date target by target.
+
+Each waypoint has its own four resource maps, and only its own proxies may read them. When a pod comes or goes only the load assignments of
+its services change; anything else about a target rebuilds its waypoint's configuration, in which equal resources stay untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from tulle.istiod.index.mesh import MeshIndex
+from tulle.istiod.index.records import Uid, WaypointKey
+from tulle.istiod.index.state import Delta, Target, WorkloadTarget
+from tulle.istiod.waypoint_config import clusters, names
+from tulle.istiod.waypoint_config.resources import build
+from tulle.istiod.waypoint_config.view import PortView, TargetView, WaypointConfigView
+from tulle.istiod.waypoint_targets import target_view
+from tulle.xds.resources import ResourceMap
+
+log = structlog.get_logger("tulle.istiod.waypoints")
+
+TYPES = (names.CLUSTER_TYPE, names.ENDPOINT_TYPE, names.LISTENER_TYPE, names.ROUTE_TYPE)
+POLICY_TYPES = (names.LISTENER_TYPE, names.ROUTE_TYPE)
+"""The types that carry policies: what they acknowledge is enforced."""
+
+
+class WaypointSource:
+    """Resource maps of waypoints. `publish` after every flush of the index."""
+
+    def __init__(self, index: MeshIndex) -> None:
+        self._index = index
+        self._maps: dict[WaypointKey, dict[str, ResourceMap]] = {}
+        self._targets: dict[WaypointKey, dict[Target, TargetView]] = {}
+        self._held: set[tuple[WaypointKey, Target]] = set()
+
+    def maps(self, key: WaypointKey) -> Mapping[str, ResourceMap]:
+        """The maps of one waypoint by type URL; empty ones while nothing is known of it."""
+        return self._maps.setdefault(key, {type_url: ResourceMap(type_url) for type_url in TYPES})
+
+    @property
+    def held(self) -> bool:
+        """Whether some targets still enforce policies that are no longer asked for."""
+        return bool(self._held)
+
+    def publish(self, delta: Delta, withdrawn: Collection[Uid] = ()) -> None:
+        """Take over what a flush changed.
+
+        Targets with a `withdrawn` workload keep enforcing what they enforced until `release`: its ztunnel still lets the
+        waypoint through in the name of policies that the waypoint must therefore not drop first.
+        """
+        rebuild = {key for key in self._index.waypoints if delta.settings} | set(delta.waypoints)
+        for key, target in delta.targets:
+            if self._reaches(target, withdrawn) and target in self._targets.get(key, {}):
+                self._held.add((key, target))
+            if self._update(key, target):
+                rebuild.add(key)
+        for key in rebuild:
+            self._rebuild(key)
+
+    def release(self) -> None:
+        """Enforce what is asked for now, everywhere."""
+        held, self._held = self._held, set()
+        for key in {key for key, target in held if self._update(key, target)}:
+            self._rebuild(key)
+
+    def _reaches(self, target: Target, uids: Collection[Uid]) -> bool:
+        if not uids:
+            return False
+        if isinstance(target, WorkloadTarget):
+            return target.uid in uids
+        return not self._index.tables.members_of(target.key).isdisjoint(uids)
+
+    def _update(self, key: WaypointKey, target: Target) -> bool:
+        """Renew a target's view; says whether the waypoint's configuration must be rebuilt for it."""
+        waypoint = self._index.waypoints.get(key)
+        known = self._targets.setdefault(key, {})
+        old = known.get(target)
+        new = None
+        if waypoint is not None and waypoint.ours and target in self._index.bound.get(key, ()):
+            new = target_view(self._index, waypoint, target)
+        if old is not None and new is not None and (key, target) in self._held:
+            new = replace(new, rules=old.rules)
+        if new == old:
+            return False
+        if new is None:
+            del known[target]
+            return True
+        known[target] = new
+        if old is None or _shape(old) != _shape(new):
+            return True
+        endpoints = self.maps(key)[names.ENDPOINT_TYPE]
+        for port in new.ports:
+            endpoints.set(names.target_port(new, port.port), clusters.endpoints(new, port))
+        return False
+
+    def _rebuild(self, key: WaypointKey) -> None:
+        waypoint = self._index.waypoints.get(key)
+        maps = self.maps(key)
+        if waypoint is None or not waypoint.ours:
+            # The maps stay: a proxy that still has its stream open must see what comes after.
+            for resource_map in maps.values():
+                resource_map.replace({})
+            return
+        settings = self._index.settings
+        view = WaypointConfigView(
+            namespace=waypoint.namespace,
+            name=waypoint.name,
+            identity=self._index.waypoint_view(waypoint).identity.spiffe,
+            trust_domain=settings.trust_domain,
+            targets=tuple(_without_clashes(key, self._ordered(key))),
+            path_normalization=settings.path_normalization,
+        )
+        for type_url, resources in build(view).by_type.items():
+            maps[type_url].replace(resources)
+
+    def _ordered(self, key: WaypointKey) -> Iterable[TargetView]:
+        """Services before workloads, each by name: the configuration does not depend on the order of events."""
+        known = self._targets.get(key, {})
+        return (known[target] for target in sorted(known, key=lambda one: (isinstance(one, WorkloadTarget), one)))
+
+
+def _shape(view: TargetView) -> TargetView:
+    """A target without its endpoints."""
+    return replace(view, ports=tuple(PortView(port.port, port.protocol, ()) for port in view.ports))
+
+
+def _without_clashes(key: WaypointKey, targets: Iterable[TargetView]) -> Iterable[TargetView]:
+    """Let the first target that claims an address and port have it: Envoy refuses a listener in which two do."""
+    taken: dict[tuple[str, int], str] = {}
+    for target in targets:
+        name = f"{target.kind}/{target.namespace}/{target.name}"
+        free = []
+        for port in target.ports:
+            clash = next((taken[a, port.port] for a in target.addresses if (a, port.port) in taken), None)
+            if clash is None:
+                free.append(port)
+                taken.update(((address, port.port), name) for address in target.addresses)
+            else:
+                log.warning(
+                    "two targets of a waypoint have the same address and port",
+                    waypoint="/".join(key),
+                    left_out=name,
+                    port=port.port,
+                    kept=clash,
+                )
+        yield target if len(free) == len(target.ports) else replace(target, ports=tuple(free))

@@ -1,0 +1,277 @@
+"""Evaluating one policy against one request, with reasons.
+
+Patterns are compiled once per policy. An evaluation does not stop at yes or no: for a policy that does not match it finds
+the rule that came nearest and the first field in it that failed, since that is what an author needs to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .identity import Identity
+from .match import (
+    Predicate,
+    exact_predicate,
+    glob_predicate,
+    host_predicate,
+    network_predicate,
+    read_service_account,
+    split_request_principal,
+    string_predicate,
+)
+from .model import AuthorizationPolicy, Meta
+from .paths import path_predicate
+from .terms import Attribute, Group, Term, groups
+from .trust import expand_principals, expand_trust_domains
+
+_PAIR = "\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one request at one hop. ``path`` is normalised; ``claims`` is None without a valid token."""
+
+    identity: Identity | None = None
+    source_ip: str = ""
+    remote_ip: str = ""
+    destination_ip: str = ""
+    destination_port: int = 0
+    host: str = ""
+    method: str = ""
+    path: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    claims: Mapping[str, Any] | None = None
+    sni: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a hop reads patterns. At ztunnel principals are literal; a waypoint expands trust domains, takes a star
+    anywhere in a namespace, and with ``head_is_get`` takes HEAD for GET."""
+
+    waypoint: bool = False
+    trust_domains: tuple[str, ...] = ("cluster.local",)
+    head_is_get: bool = False
+
+
+ZTUNNEL_DIALECT = Dialect()
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The field that kept a rule from matching: where it is, what was found, and what it accepts or refuses."""
+
+    path: str
+    attribute: str
+    found: tuple[str, ...]
+    values: tuple[str, ...]
+    negated: bool
+
+    def __str__(self) -> str:
+        found = ", ".join(self.found) if self.found else "(none)"
+        verb = "must be none of" if self.negated else "must be one of"
+        return f"{self.path}: the {self.attribute} is {found}, but {verb} {', '.join(self.values)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTrace:
+    """How one policy fared: the rule that matched, or the one that came nearest and the field that failed in it."""
+
+    meta: Meta
+    action: str
+    matched: bool
+    rule: str = ""
+    mismatch: Mismatch | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        if self.matched:
+            return f"{self.meta} ({self.action}) matches by {self.rule}"
+        if self.mismatch is None:
+            return f"{self.meta} ({self.action}) has no rule that can match"
+        return f"{self.meta} ({self.action}) does not match: {self.mismatch}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    term: Term
+    predicates: tuple[Predicate, ...]
+
+    def holds(self, facts: Facts) -> bool:
+        found = candidates(self.term, facts)
+        hit = any(predicate(text) for text in found for predicate in self.predicates)
+        return hit != self.term.negated
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    path: str
+    entries: tuple[tuple[_Test, ...], ...]
+
+    def holds(self, facts: Facts) -> bool:
+        return any(bool(entry) and all(test.holds(facts) for test in entry) for entry in self.entries)
+
+    def nearest_mismatch(self, facts: Facts) -> Mismatch | None:
+        """The first failing test of the entry in which the most tests hold."""
+        best: tuple[int, _Test] | None = None
+        for entry in self.entries:
+            failing = [test for test in entry if not test.holds(facts)]
+            score = len(entry) - len(failing)
+            if failing and (best is None or score > best[0]):
+                best = (score, failing[0])
+        if best is None:
+            return None
+        term = best[1].term
+        found = tuple(text.replace(_PAIR, "/") for text in candidates(term, facts))
+        return Mismatch(term.path, _named(term), found, term.values, term.negated)
+
+
+class CompiledPolicy:
+    """A policy with its patterns compiled for one dialect."""
+
+    __slots__ = ("_rules", "policy")
+
+    def __init__(self, policy: AuthorizationPolicy, dialect: Dialect) -> None:
+        self.policy = policy
+        namespace = policy.meta.namespace
+        self._rules = tuple(
+            (rule.path, tuple(_compile_group(group, namespace, dialect) for group in groups(rule)))
+            for rule in policy.rules
+        )
+
+    def matches(self, facts: Facts) -> bool:
+        """Whether any rule matches."""
+        return any(all(group.holds(facts) for group in rule) for _, rule in self._rules)
+
+    def trace(self, facts: Facts, note: str = "") -> PolicyTrace:
+        """Evaluate with reasons."""
+        meta, action = self.policy.meta, self.policy.action.value
+        best: tuple[float, str, Mismatch | None] | None = None
+        for path, rule in self._rules:
+            failing = [group for group in rule if not group.holds(facts)]
+            if not failing:
+                return PolicyTrace(meta, action, True, path, None, note)
+            score = 1 - len(failing) / len(rule)
+            if best is None or score > best[0]:
+                best = (score, path, failing[0].nearest_mismatch(facts))
+        if best is None:
+            return PolicyTrace(meta, action, False, note=note)
+        return PolicyTrace(meta, action, False, best[1], best[2], note)
+
+
+def _compile_group(group: Group, namespace: str, dialect: Dialect) -> _Group:
+    entries = tuple(
+        tuple(_Test(term, predicates(term, namespace, dialect)) for term in entry.terms) for entry in group.entries
+    )
+    return _Group(group.entries[0].path, entries)
+
+
+def predicates(term: Term, namespace: str, dialect: Dialect) -> tuple[Predicate, ...]:
+    """The predicates of a term's values; any of them may hold. ``namespace`` is the policy's own."""
+    values = term.values
+    match term.attribute:
+        case Attribute.PRINCIPAL:
+            if dialect.waypoint:
+                values = expand_principals(values, dialect.trust_domains)
+            return tuple(string_predicate(value) for value in values)
+        case Attribute.TRUST_DOMAIN:
+            if dialect.waypoint:
+                values = expand_trust_domains(values, dialect.trust_domains)
+            return tuple(string_predicate(value) for value in values)
+        case Attribute.NAMESPACE if dialect.waypoint:
+            return tuple(glob_predicate(value) for value in values)
+        case Attribute.SERVICE_ACCOUNT:
+            return tuple(exact_predicate("/".join(read_service_account(value, namespace))) for value in values)
+        case Attribute.SOURCE_IP | Attribute.REMOTE_IP | Attribute.DESTINATION_IP:
+            return tuple(network_predicate(value) for value in values)
+        case Attribute.DESTINATION_PORT:
+            return tuple(exact_predicate(value) for value in values)
+        case Attribute.HOST:
+            return tuple(host_predicate(value) for value in values)
+        case Attribute.PATH:
+            return tuple(path_predicate(value) for value in values)
+        case Attribute.METHOD:
+            return tuple(string_predicate(value) for value in expand_methods(values, dialect.head_is_get))
+        case Attribute.REQUEST_PRINCIPAL:
+            return tuple(_request_principal(value) for value in values)
+        case _:
+            return tuple(string_predicate(value) for value in values)
+
+
+def expand_methods(values: tuple[str, ...], head_is_get: bool) -> tuple[str, ...]:
+    """With ``headIsGet`` a list that names GET also matches HEAD."""
+    return (*values, "HEAD") if head_is_get and "GET" in values and "HEAD" not in values else values
+
+
+def _request_principal(value: str) -> Predicate:
+    issuer, subject = (string_predicate(part) for part in split_request_principal(value))
+
+    def matches(pair: str) -> bool:
+        left, _, right = pair.partition(_PAIR)
+        return issuer(left) and subject(right)
+
+    return matches
+
+
+def candidates(term: Term, facts: Facts) -> tuple[str, ...]:
+    """The strings that a term is tested against; none when the request lacks the attribute."""
+    return _CANDIDATES[term.attribute](facts, term.argument)
+
+
+def _identity(read: Callable[[Identity], str]) -> Callable[[Facts, tuple[str, ...]], tuple[str, ...]]:
+    return lambda facts, _: () if facts.identity is None else (read(facts.identity),)
+
+
+def _plain(read: Callable[[Facts], str]) -> Callable[[Facts, tuple[str, ...]], tuple[str, ...]]:
+    return lambda facts, _: (text,) if (text := read(facts)) else ()
+
+
+def _headers(facts: Facts, argument: tuple[str, ...]) -> tuple[str, ...]:
+    """Every value of a header on its own, never joined (CVE-2026-26308)."""
+    return tuple(value for name, value in facts.headers if name.lower() == argument[0])
+
+
+def _claim(facts: Facts, path: tuple[str, ...]) -> tuple[str, ...]:
+    found: Any = facts.claims
+    for step in path:
+        if not isinstance(found, Mapping):
+            return ()
+        found = found.get(step)
+    if isinstance(found, str):
+        return (found,)
+    if isinstance(found, list | tuple):
+        return tuple(item for item in found if isinstance(item, str))
+    return ()
+
+
+def _token_principal(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
+    issuer, subject = _claim(facts, ("iss",)), _claim(facts, ("sub",))
+    return (issuer[0] + _PAIR + subject[0],) if issuer and subject else ()
+
+
+_CANDIDATES: Mapping[Attribute, Callable[[Facts, tuple[str, ...]], tuple[str, ...]]] = {
+    Attribute.PRINCIPAL: _identity(lambda identity: identity.principal),
+    Attribute.NAMESPACE: _identity(lambda identity: identity.namespace),
+    Attribute.SERVICE_ACCOUNT: _identity(lambda identity: f"{identity.namespace}/{identity.service_account}"),
+    Attribute.TRUST_DOMAIN: _identity(lambda identity: identity.trust_domain),
+    Attribute.SOURCE_IP: _plain(lambda facts: facts.source_ip),
+    Attribute.REMOTE_IP: _plain(lambda facts: facts.remote_ip or facts.source_ip),
+    Attribute.DESTINATION_IP: _plain(lambda facts: facts.destination_ip),
+    Attribute.DESTINATION_PORT: _plain(lambda facts: str(facts.destination_port)),
+    Attribute.HOST: _plain(lambda facts: facts.host),
+    Attribute.METHOD: _plain(lambda facts: facts.method),
+    Attribute.PATH: _plain(lambda facts: facts.path),
+    Attribute.SNI: _plain(lambda facts: facts.sni),
+    Attribute.HEADER: _headers,
+    Attribute.CLAIM: _claim,
+    Attribute.AUDIENCE: lambda facts, _: _claim(facts, ("aud",)),
+    Attribute.PRESENTER: lambda facts, _: _claim(facts, ("azp",)),
+    Attribute.REQUEST_PRINCIPAL: _token_principal,
+    Attribute.FILTER_METADATA: lambda _, __: (),
+}
+
+
+def _named(term: Term) -> str:
+    return term.attribute.value + "".join(f" {part}" for part in term.argument)

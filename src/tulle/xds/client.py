@@ -1,0 +1,164 @@
+"""A delta ADS client over gRPC that is always connected, or about to be.
+
+It keeps one stream, hands every response to the handler of its type, and answers with what the handler made of it.
+When the stream breaks it comes back after a jittered, growing pause and resumes by versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import grpc
+import structlog
+from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+
+from tulle.xds.backoff import Backoff
+from tulle.xds.delta_client import ClientState, Update
+from tulle.xds.server import SERVICE
+
+_log = structlog.get_logger(__name__)
+
+METHOD: Final = f"/{SERVICE}/DeltaAggregatedResources"
+
+Handler: TypeAlias = Callable[[Mapping[str, bytes], Sequence[str]], Awaitable[None] | None]
+Metadata: TypeAlias = Sequence[tuple[str, str]]
+_Stream: TypeAlias = "grpc.aio.StreamStreamCall[Any, Any]"
+
+
+class Rejected(Exception):  # noqa: N818 (a verdict, not a fault)
+    """Raised by a handler: ``reason`` goes to the server as NACK.
+
+    ``names`` are the resources that were refused, the others being in use; without names nothing of the response is.
+    """
+
+    def __init__(self, reason: str, names: Iterable[str] | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.names = None if names is None else frozenset(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """How a type is asked for: its handler, and whether everything (``wildcard``), some names, or nothing yet."""
+
+    handler: Handler
+    wildcard: bool = True
+    names: tuple[str, ...] = ()
+
+
+class AdsClient:
+    """Keeps one delta ADS stream over channels made by ``channel_factory``.
+
+    A handler is given ``(updated, removed)``: encoded resources by name, and names that are gone. It returns when they
+    are in use or raises ``Rejected``; anything else it raises ends ``run``. Handlers are never called at the same time.
+    ``metadata`` gives the stream's gRPC metadata (a token, say) at each attempt.
+    """
+
+    def __init__(
+        self,
+        channel_factory: Callable[[], grpc.aio.Channel],
+        node: base_pb2.Node,
+        types: Mapping[str, Handler | Subscription],
+        *,
+        metadata: Callable[[], Metadata] = tuple,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._channel_factory = channel_factory
+        self._metadata = metadata
+        self._backoff = backoff or Backoff()
+        self._handlers: dict[str, Handler] = {}
+        self._state = ClientState(node)
+        self._outgoing: asyncio.Queue[discovery_pb2.DeltaDiscoveryRequest] = asyncio.Queue()
+        self._synced = asyncio.Event()
+        self._connected = False
+        for type_url, how in types.items():
+            subscription = how if isinstance(how, Subscription) else Subscription(how)
+            self._handlers[type_url] = subscription.handler
+            self._state.add_type(type_url, wildcard=subscription.wildcard, names=subscription.names)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server has answered on the stream that is open now."""
+        return self._connected
+
+    def versions(self, type_url: str) -> Mapping[str, str]:
+        """What was accepted of a type: name -> version."""
+        return self._state.versions(type_url)
+
+    async def synced(self) -> None:
+        """Wait until every type's first answer was accepted, at least in part."""
+        await self._synced.wait()
+
+    def subscribe(self, type_url: str, names: Iterable[str]) -> None:
+        """Add names (or aliases) to a type's subscription, now and on later streams."""
+        self._send(self._state.subscribe(type_url, names))
+
+    def unsubscribe(self, type_url: str, names: Iterable[str]) -> None:
+        """Leave names; the handler is not told of the resources that are thereby forgotten."""
+        self._send(self._state.unsubscribe(type_url, names))
+
+    def _send(self, requests: Iterable[discovery_pb2.DeltaDiscoveryRequest]) -> None:
+        for request in requests:
+            self._outgoing.put_nowait(request)
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        while True:
+            try:
+                async with self._channel_factory() as channel:
+                    await self._stream(channel)
+            except (grpc.aio.AioRpcError, OSError) as error:
+                _log.info("xds_stream_ended", reason=_words(error))
+            finally:
+                self._connected = False
+            await asyncio.sleep(self._backoff.pause())
+
+    async def _stream(self, channel: grpc.aio.Channel) -> None:
+        method = channel.stream_stream(
+            METHOD,
+            request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
+        )
+        call: _Stream = method(metadata=tuple(self._metadata()))  # type: ignore[call-arg]
+        self._outgoing = asyncio.Queue()
+        self._send(self._state.connected())
+        writer = asyncio.ensure_future(self._write(call))
+        try:
+            await self._read(call)
+        finally:
+            self._state.disconnected()
+            writer.cancel()
+            await asyncio.wait((writer,))
+            call.cancel()
+
+    async def _write(self, call: _Stream) -> None:
+        # A failed write means a broken stream, and the reader has the reason for that.
+        while True:
+            request = await self._outgoing.get()
+            await call.write(request)
+
+    async def _read(self, call: _Stream) -> None:
+        while isinstance(response := await call.read(), discovery_pb2.DeltaDiscoveryResponse):
+            self._connected = True
+            self._backoff.reset()
+            self._send([await self._handle(self._state.receive(response))])
+            if self._state.synced():
+                self._synced.set()
+
+    async def _handle(self, update: Update) -> discovery_pb2.DeltaDiscoveryRequest:
+        try:
+            result = self._handlers[update.type_url](update.updated, update.removed)
+            if result is not None:
+                await result
+        except Rejected as refusal:
+            _log.warning("xds_refused", type_url=update.type_url, reason=refusal.reason)
+            return self._state.reject(update, refusal.reason, refusal.names)
+        return self._state.accept(update)
+
+
+def _words(error: grpc.aio.AioRpcError | OSError) -> str:
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)

@@ -1,0 +1,382 @@
+"""The server's side of a delta ADS stream, without I/O: requests in, responses out.
+
+For each type a stream remembers what the client subscribes to and which version of which resource it was last sent.
+Whatever happens (a change, a subscription, a reconnection) only marks names as worth a look; a response is then made
+by comparing those names with what was sent. Changes that come while a response is unacknowledged therefore fold into
+the next one, and the cost of a change does not depend on how many resources there are.
+
+A refusal (NACK) is kept for whoever asks, and what was refused is not sent again until it changes: repeating it would
+be refused again. The client keeps its previous version of it in the meantime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from envoy.service.discovery.v3 import discovery_pb2
+
+from tulle.xds import types
+from tulle.xds.resources import Entry, ResourceMap
+from tulle.xds.warming import Warming
+
+WILDCARD: Final = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A response that the client refused: its type, its nonce, and the client's own words."""
+
+    type_url: str
+    nonce: str
+    message: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One response: resources that are new or changed, names that are gone (or were never there)."""
+
+    type_url: str
+    nonce: str
+    updated: tuple[Entry, ...]
+    removed: tuple[str, ...]
+
+    def encode(self) -> bytes:
+        """The ``DeltaDiscoveryResponse``, joined from the resources' own encodings."""
+        head = discovery_pb2.DeltaDiscoveryResponse(
+            type_url=self.type_url, nonce=self.nonce, removed_resources=self.removed
+        )
+        head.control_plane.identifier = "tulle"
+        return b"".join((head.SerializeToString(), *(entry.wire for entry in self.updated)))
+
+
+@dataclass(slots=True)
+class TypeState:
+    """One type on one stream. ``sent`` is what the client was last offered: name -> version; of what is in ``refused``
+    it holds an older version, or none.
+    """
+
+    resources: ResourceMap
+    wildcard: bool = False
+    named: set[str] = field(default_factory=set)
+    sent: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    dirty: set[str] = field(default_factory=set)
+    forced: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    in_flight: Push | None = None
+    answered: bool = False
+    rejection: Rejection | None = None
+
+    @property
+    def type_url(self) -> str:
+        """The type this is about."""
+        return self.resources.type_url
+
+    # What the client asked for
+
+    def first_request(self, request: discovery_pb2.DeltaDiscoveryRequest) -> None:
+        """The first request for this type: subscriptions, and what the client kept from an earlier stream."""
+        subscribe = set(request.resource_names_subscribe)
+        unsubscribe = set(request.resource_names_unsubscribe)
+        implicit = not subscribe and WILDCARD not in unsubscribe and self.type_url not in types.NEVER_IMPLICIT_WILDCARD
+        self.wildcard = (implicit or WILDCARD in subscribe) and WILDCARD not in unsubscribe
+        self.sent = dict(request.initial_resource_versions)
+        self.dirty.update(self.sent)
+        if self.wildcard:
+            self.dirty.update(self.resources)
+        for name in sorted(subscribe - unsubscribe - {WILDCARD}):
+            self._add_name(name, again=False)
+
+    def later_request(self, subscribe: Iterable[str], unsubscribe: Iterable[str]) -> None:
+        """Names added and left. Asking again for a name that is held means wanting it sent again."""
+        for name in subscribe:
+            if name == WILDCARD:
+                self.wildcard = True
+                self.dirty.update(self.resources)
+            else:
+                self._add_name(name, again=True)
+        for name in unsubscribe:
+            if name == WILDCARD:
+                self._drop_wildcard()
+            elif name in self.named:
+                self._drop_name(name)
+
+    def _add_name(self, name: str, *, again: bool) -> None:
+        if name not in self.named:
+            self.named.add(name)
+            self.resources.acquire(name)
+        found = self.resources.resolve(name)
+        if not found:
+            self.missing.add(name)
+        for entry in found:
+            self.dirty.add(entry.name)
+            if again:
+                self.forced.add(entry.name)
+
+    def _drop_name(self, name: str) -> None:
+        self.named.discard(name)
+        self.missing.discard(name)
+        self.resources.release(name)
+        for entry in self.resources.resolve(name):
+            if self.wildcard:
+                # The client cannot know whether what it left by name is still part of "everything": tell it.
+                self.dirty.add(entry.name)
+                self.forced.add(entry.name)
+            elif not self.wants(entry):
+                self._client_forgets(entry.name)
+        if self.resources.get(name) is None:
+            self._client_forgets(name)
+
+    def _drop_wildcard(self) -> None:
+        self.wildcard = False
+        for name in list(self.sent):
+            entry = self.resources.get(name)
+            if entry is None or not self.wants(entry):
+                self._client_forgets(name)
+
+    def _client_forgets(self, name: str) -> None:
+        """The client left a resource by itself, if it judged by what we judge by. If what it holds is outdated it may
+        have judged otherwise (by an alias that is gone), so then the resource is removed explicitly.
+        """
+        entry = self.resources.get(name)
+        outdated = entry is None or entry.version != self.sent.get(name) or name in self.refused
+        if name in self.sent and outdated:
+            self.dirty.add(name)
+            return
+        self.sent.pop(name, None)
+        self.dirty.discard(name)
+        self.forced.discard(name)
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether the client's subscriptions cover the resource, by wildcard, name or alias."""
+        return self.wildcard or entry.name in self.named or any(alias in self.named for alias in entry.aliases)
+
+    # What changed
+
+    def changed(self, names: frozenset[str]) -> bool:
+        """Note changed resources; says whether the client has an interest in any."""
+        before = len(self.dirty)
+        for name in names:
+            entry = self.resources.get(name)
+            if name in self.sent or (entry is not None and self.wants(entry)):
+                self.dirty.add(name)
+        return len(self.dirty) > before
+
+    def send_again(self, name: str) -> None:
+        """Send a resource once more, if the client's subscriptions cover it."""
+        entry = self.resources.get(name)
+        if entry is not None and self.wants(entry):
+            self.dirty.add(name)
+            self.forced.add(name)
+
+    def told_absent(self, name: str) -> bool:
+        """Whether the client asked for a name, was told that there is nothing, and there still is not."""
+        asked = self.wildcard or name in self.named
+        return asked and self.answered and name not in self.missing and name not in self.resources
+
+    # What to send
+
+    def has_additions(self) -> bool:
+        """Whether something is to be sent that the client does not hold."""
+        return any(self._to_send(name) is not None for name in self.dirty)
+
+    def idle(self) -> bool:
+        """Nothing to send and nothing unacknowledged."""
+        return self.in_flight is None and not self.dirty
+
+    def make_push(self, nonce: str, *, removals: bool) -> Push | None:
+        """The next response, or ``None`` if there is nothing to say now; ``removals=False`` keeps those for later."""
+        if self.in_flight is not None:
+            return None
+        updated: list[Entry] = []
+        removed: list[str] = []
+        kept: set[str] = set()
+        for name in sorted(self.dirty):
+            entry = self._to_send(name)
+            if entry is not None:
+                updated.append(entry)
+                self.sent[name] = entry.version
+                self.refused.discard(name)
+            elif name in self.sent and self._gone(name):
+                if removals:
+                    removed.append(name)
+                    del self.sent[name]
+                    self.refused.discard(name)
+                else:
+                    kept.add(name)
+        self.dirty = kept
+        self.forced.clear()
+        removed += self._absent()
+        if not updated and not removed and self.answered:
+            return None
+        self.answered = True
+        self.in_flight = Push(self.type_url, nonce, tuple(updated), tuple(removed))
+        return self.in_flight
+
+    def _to_send(self, name: str) -> Entry | None:
+        entry = self.resources.get(name)
+        if entry is None or not self.wants(entry):
+            return None
+        return entry if name in self.forced or self.sent.get(name) != entry.version else None
+
+    def _gone(self, name: str) -> bool:
+        entry = self.resources.get(name)
+        return entry is None or not self.wants(entry)
+
+    def _absent(self) -> list[str]:
+        """Names asked for that stand for nothing, each told once."""
+        if self.type_url in types.ANSWERED_WHEN_MADE:
+            self.missing.clear()
+            return []
+        absent = sorted(name for name in self.missing if not self.resources.resolve(name))
+        self.missing.clear()
+        return absent
+
+    # What the client answered
+
+    def answer(self, nonce: str, error: str | None) -> Push | None:
+        """Match an ACK or NACK with the response in flight; an answer to anything else is stale and means nothing."""
+        push = self.in_flight
+        if push is None or push.nonce != nonce:
+            return None
+        self.in_flight = None
+        names = tuple(entry.name for entry in push.updated)
+        self.rejection = None if error is None else Rejection(self.type_url, nonce, error, names)
+        if error is not None:
+            self.refused.update(names)
+        return push
+
+    def close(self) -> None:
+        """The stream ended: leave every name."""
+        for name in self.named:
+            self.resources.release(name)
+        self.named.clear()
+
+
+class ServerStream:
+    """One client's ADS stream. Feed it requests, take ``pushes()`` after each and whenever ``on_work`` was called.
+
+    ``source`` gives the collection of a type for this client, or ``None`` for a type that is not served (answered as
+    empty). The stream must be closed when it ends.
+    """
+
+    def __init__(self, source: Callable[[str], ResourceMap | None], on_work: Callable[[], None]) -> None:
+        self._source = source
+        self._on_work = on_work
+        self._states: dict[str, TypeState] = {}
+        self._ordered: list[TypeState] = []
+        self._stop: list[Callable[[], None]] = []
+        self._warming = Warming()
+        self._nonce = 0
+
+    @property
+    def states(self) -> Iterable[TypeState]:
+        """The types in use on this stream."""
+        return tuple(self._ordered)
+
+    def rejections(self) -> tuple[Rejection, ...]:
+        """For each type whose last response was refused, the refusal."""
+        return tuple(state.rejection for state in self._ordered if state.rejection is not None)
+
+    def synced(self) -> bool:
+        """Whether the client acknowledged everything there is to know."""
+        return all(state.answered and state.idle() for state in self._ordered)
+
+    def receive(self, request: discovery_pb2.DeltaDiscoveryRequest) -> Rejection | None:
+        """Take one request; returns the refusal if it was one."""
+        state = self._states.get(request.type_url)
+        if state is None:
+            state = self._open(request.type_url)
+            state.first_request(request)
+            return None
+        error = request.error_detail.message if request.HasField("error_detail") else None
+        push = state.answer(request.response_nonce, error) if request.response_nonce else None
+        if push is not None:
+            self._note_answer(push, refused=error is not None)
+        state.later_request(request.resource_names_subscribe, request.resource_names_unsubscribe)
+        return state.rejection if push is not None and error is not None else None
+
+    def _open(self, type_url: str) -> TypeState:
+        resources = self._source(type_url)
+        state = TypeState(resources if resources is not None else ResourceMap(type_url))
+        self._states[type_url] = state
+        self._ordered = sorted(
+            self._states.values(), key=lambda s: types.PASS_ORDER.get(s.type_url, len(types.PASS_ORDER))
+        )
+        self._stop.append(state.resources.subscribe(lambda names: self._changed(state, names)))
+        return state
+
+    def _changed(self, state: TypeState, names: frozenset[str]) -> None:
+        if state.changed(names):
+            self._on_work()
+
+    def pushes(self) -> Iterator[Push]:
+        """Every response that may go out now, in order. Each is in flight as soon as it was taken."""
+        before = None
+        while before != (before := self._progress()):
+            for state in self._ordered:
+                push = self._push(state)
+                if push is not None:
+                    yield push
+
+    def _progress(self) -> tuple[tuple[bool, int], ...]:
+        """Changes whenever a pass did anything, so that what waited for it gets another look."""
+        return tuple((state.in_flight is None, len(state.dirty)) for state in self._ordered)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether listeners and routes are held back until the endpoints of clusters that were sent are acknowledged."""
+        return bool(self._warming)
+
+    def stop_waiting(self) -> None:
+        """Hold nothing back any longer: the client has not asked for those endpoints in reasonable time."""
+        self._warming.clear()
+
+    def _push(self, state: TypeState) -> Push | None:
+        if state.in_flight is not None or (state.answered and not state.dirty and not state.missing):
+            return None
+        if self._warming and types.ENDPOINTS in types.ADD_AFTER.get(state.type_url, ()):
+            return None
+        if any(other.has_additions() for other in self._others(types.ADD_AFTER, state)):
+            return None
+        removals = all(other.idle() for other in self._others(types.REMOVE_AFTER, state))
+        self._nonce += 1
+        push = state.make_push(str(self._nonce), removals=removals)
+        if push is not None and push.type_url == types.CLUSTER:
+            self._note_clusters(push)
+        return push
+
+    def _others(self, table: Mapping[str, tuple[str, ...]], state: TypeState) -> Iterator[TypeState]:
+        for type_url in table.get(state.type_url, ()):
+            other = self._states.get(type_url)
+            if other is not None:
+                yield other
+
+    def _note_clusters(self, push: Push) -> None:
+        """Changed clusters wait for their endpoints, anew even when these are as before: send them (again)."""
+        self._warming.gone(push.removed)
+        endpoints = self._states.get(types.ENDPOINTS)
+        for entry in push.updated:
+            if entry.endpoints:
+                self._warming.sent(entry.name, entry.endpoints)
+                if endpoints is not None:
+                    endpoints.send_again(entry.endpoints)
+        if endpoints is not None:
+            self._warming.forget(endpoints.told_absent)
+
+    def _note_answer(self, push: Push, *, refused: bool) -> None:
+        if push.type_url == types.ENDPOINTS:
+            self._warming.arrived((*(entry.name for entry in push.updated), *push.removed))
+        elif push.type_url == types.CLUSTER and refused:
+            self._warming.gone(entry.name for entry in push.updated)
+
+    def close(self) -> None:
+        """The stream ended. Nothing may be called afterwards."""
+        for stop in self._stop:
+            stop()
+        for state in self._ordered:
+            state.close()
+        self._stop.clear()

@@ -1,0 +1,117 @@
+"""A real API server for the tests that need one, and an istiod inside the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tulle
+from tulle.istiod.app import Istiod
+from tulle.istiod.settings import Settings
+from tulle.kube.client import Client
+from tulle.kube.errors import AlreadyExists
+from tulle.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES
+
+CRDS = Path(tulle.__file__).parent / "manifests" / "crds"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The kubeconfig of an API server with the mesh's custom resources."""
+    state = tmp_path_factory.mktemp("tk-istiod")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tulle.cluster.apiserver", "--state-dir", str(state), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("ready:") for line in process.stdout), "the API server did not start"
+        try:
+            asyncio.run(_install(str(state / "kubeconfig")))
+            yield str(state / "kubeconfig")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+
+
+async def _install(kubeconfig: str) -> None:
+    async with Client.from_kubeconfig(kubeconfig) as client:
+        for path in sorted(CRDS.glob("*.yaml")):
+            for manifest in yaml.safe_load_all(path.read_text()):
+                await client.create(CUSTOM_RESOURCE_DEFINITIONS, manifest)
+        await client.create(NAMESPACES, {"metadata": {"name": "istio-system"}})
+
+
+@pytest.fixture
+async def client(api_server: str) -> AsyncIterator[Client]:
+    async with Client.from_kubeconfig(api_server) as client:
+        yield client
+    # TLS connections end with a message of their own, which takes a turn of the event loop.
+    await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def namespace(client: Client) -> str:
+    """A namespace of the test's own."""
+    name = f"n{next(_numbers)}"
+    await client.create(NAMESPACES, {"metadata": {"name": name}})
+    return name
+
+
+RunIstiod = Callable[..., Any]
+
+
+@pytest.fixture
+def run_istiod(client: Client) -> RunIstiod:
+    """Run an istiod for the length of an `async with`; its mesh configuration is in its own namespace."""
+
+    @asynccontextmanager
+    async def running(home: str = "istio-system", pod: str = "istiod-0") -> AsyncIterator[Istiod]:
+        try:
+            await client.create(NAMESPACES, {"metadata": {"name": home}})
+        except AlreadyExists:
+            pass
+        settings = Settings(
+            pod_name=pod,
+            namespace=home,
+            waypoint_image="tulle/tulle:test",
+            listen="127.0.0.1",
+            xds_port=0,
+            webhook_port=0,
+            http_port=0,
+            metrics_port=0,
+        )
+        istiod, stop = Istiod(client, settings), asyncio.Event()
+        task = asyncio.ensure_future(istiod.run(stop))
+        ready = asyncio.ensure_future(istiod.ready.wait())
+        try:
+            await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+            yield istiod
+        finally:
+            ready.cancel()
+            stop.set()
+            await task
+
+    return running
+
+
+async def eventually(check: Callable[[], Awaitable[Any]], why: str) -> Any:
+    """Wait until `check` gives something true and return it; `why` says what was waited for."""
+    async with asyncio.timeout(20):
+        while not (found := await check()):
+            await asyncio.sleep(0.02)
+    return found

@@ -1,0 +1,1 @@
+"""What several test folders share: real protocol peers written only from public specifications."""

@@ -1,0 +1,197 @@
+"""Client and server against each other over real gRPC on a unix socket."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import grpc
+import pytest
+from envoy.config.core.v3 import base_pb2
+
+from tulle.xds import channels, types
+from tulle.xds.backoff import Backoff
+from tulle.xds.client import AdsClient, Rejected, Subscription
+from tulle.xds.proto import workload_pb2
+from tulle.xds.resources import ResourceMap
+from tulle.xds.server import SERVER_OPTIONS, AccessDenied, AdsServer, ClientNode
+
+
+def address(name: str) -> workload_pb2.Address:
+    return workload_pb2.Address(workload=workload_pb2.Workload(uid=name, name=name))
+
+
+class Store:
+    """A handler that keeps what it is given."""
+
+    def __init__(self, refuse: str = "") -> None:
+        self.held: dict[str, bytes] = {}
+        self.removed: list[str] = []
+        self.changed = asyncio.Event()
+        self.refuse = refuse
+
+    def __call__(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> None:
+        self.changed.set()
+        bad = [name for name in updated if name == self.refuse]
+        self.held.update({name: value for name, value in updated.items() if name not in bad})
+        for name in removed:
+            self.held.pop(name, None)
+            self.removed.append(name)
+        if bad:
+            raise Rejected(f"{bad[0]} is not acceptable", bad)
+
+    async def until(self, *names: str) -> None:
+        async with asyncio.timeout(20):
+            while set(self.held) != set(names):
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Running:
+    """A server on a socket, which can be stopped and started again."""
+
+    def __init__(self, path: Path, ads: AdsServer) -> None:
+        self.path, self.ads = path, ads
+
+    async def start(self) -> None:
+        self.server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.ads.add_to(self.server)
+        self.server.add_insecure_port(f"unix:{self.path}")
+        await self.server.start()
+
+    async def stop(self) -> None:
+        await self.server.stop(0)
+
+
+@pytest.fixture
+async def started(tmp_path: Path) -> AsyncIterator[tuple[Running, ResourceMap, ResourceMap]]:
+    addresses, policies = ResourceMap(types.ADDRESS), ResourceMap(types.AUTHORIZATION)
+
+    def source(node: ClientNode, type_url: str) -> ResourceMap | None:
+        if node.id == "intruder":
+            raise AccessDenied("intruder is nobody")
+        return {types.ADDRESS: addresses, types.AUTHORIZATION: policies}.get(type_url)
+
+    running = Running(tmp_path / "s.sock", AdsServer(source))
+    await running.start()
+    yield running, addresses, policies
+    await running.stop()
+
+
+def client(path: Path, node: str, **handlers: Store | Subscription) -> AdsClient:
+    wanted = {{"address": types.ADDRESS, "policy": types.AUTHORIZATION}[key]: value for key, value in handlers.items()}
+    return AdsClient(channels.unix(path), base_pb2.Node(id=node), wanted, backoff=Backoff(first=0.02, cap=0.1))
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def test_empty_first_answer_makes_a_client_synced(started):
+    running, addresses, policies = started
+    ads = client(running.path, "n", address=Store(), policy=Store())
+    task = asyncio.create_task(ads.run())
+    async with asyncio.timeout(20):
+        await ads.synced()
+    await end(task)
+
+
+async def test_changes_and_removals_arrive(started):
+    running, addresses, policies = started
+    store = Store()
+    addresses.set("a", address("a"))
+    ads = client(running.path, "n", address=store)
+    task = asyncio.create_task(ads.run())
+    await store.until("a")
+    addresses.set("b", address("b"))
+    await store.until("a", "b")
+    addresses.remove("a")
+    await store.until("b")
+    await end(task)
+
+
+async def test_reconnection_resumes_by_versions(started):
+    running, addresses, policies = started
+    store = Store()
+    for name in "abc":
+        addresses.set(name, address(name))
+    ads = client(running.path, "n", address=store)
+    task = asyncio.create_task(ads.run())
+    await store.until("a", "b", "c")
+    await running.stop()
+    addresses.remove("a")
+    addresses.set("d", address("d"))
+    given: list[str] = []
+    real = store.held.update
+    store.held = type("Watched", (dict,), {"update": lambda self, new: (given.extend(new), dict.update(self, new))[0]})(
+        store.held
+    )
+    assert real
+    await running.start()
+    await store.until("b", "c", "d")
+    assert given == ["d"]
+    await end(task)
+
+
+async def test_refusal_reaches_the_server_and_the_rest_is_used(started):
+    running, addresses, policies = started
+    seen = []
+    running.ads._on_rejection = lambda node, rejection: seen.append((node.id, rejection.message))
+    store = Store(refuse="bad")
+    for name in ("bad", "good"):
+        addresses.set(name, address(name))
+    ads = client(running.path, "n", address=store)
+    task = asyncio.create_task(ads.run())
+    await store.until("good")
+    addresses.set("later", address("later"))
+    await store.until("good", "later")
+    assert seen == [("n", "bad is not acceptable")]
+    assert dict(ads.versions(types.ADDRESS)).keys() == {"good", "later"}
+    await end(task)
+
+
+async def test_on_demand_by_alias(started):
+    running, addresses, policies = started
+    addresses.set("uid/a", address("a"), aliases=["net/10.0.0.1"])
+    addresses.set("uid/b", address("b"), aliases=["net/10.0.0.2"])
+    store = Store()
+    ads = client(running.path, "n", address=Subscription(store, wildcard=False))
+    task = asyncio.create_task(ads.run())
+    async with asyncio.timeout(20):
+        await ads.synced()
+    assert store.held == {}
+    ads.subscribe(types.ADDRESS, ["net/10.0.0.1", "net/10.9.9.9"])
+    await store.until("uid/a")
+    assert store.removed == ["net/10.9.9.9"]
+    ads.unsubscribe(types.ADDRESS, ["net/10.0.0.1"])
+    ads.subscribe(types.ADDRESS, ["net/10.0.0.2"])
+    await store.until("uid/a", "uid/b")
+    assert dict(ads.versions(types.ADDRESS)).keys() == {"uid/b"}
+    await end(task)
+
+
+async def test_denied_client_is_told_nothing(started):
+    running, addresses, policies = started
+    async with channels.unix(running.path)() as channel:
+        ads = AdsClient(lambda: channel, base_pb2.Node(id="intruder"), {types.ADDRESS: Store()})
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ads._stream(channel)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert caught.value.details() == "permission denied"
+
+
+async def test_streams_leave_nothing_behind(started):
+    running, addresses, policies = started
+    before = len(asyncio.all_tasks())
+    clients = [client(running.path, f"n{i}", address=Store(), policy=Store()) for i in range(50)]
+    tasks = [asyncio.create_task(ads.run()) for ads in clients]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(ads.synced() for ads in clients))
+        assert len(running.ads.connections) == 50
+        for task in tasks:
+            await end(task)
+        while running.ads.connections:
+            await asyncio.sleep(0.01)
+    assert addresses._listeners == {}
+    await running.stop()
+    assert len(asyncio.all_tasks()) <= before
