@@ -152,5 +152,5 @@ async def test_an_expired_root_is_said_to_be(clock: Clock) -> None:
     api = Api()
     await load_authority(api, clock=clock)
     clock.advance(3651 * 86400)
-    with pytest.raises(AuthorityError, match="istio-ca-secret.*valid from"):
+    with pytest.raises(AuthorityError, match=r"istio-ca-secret.*valid from"):
         await load_authority(api, clock=clock)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-
-from cni.zds_client import FakeZtunnel
 from network import objects as o
 from network.conftest import inside
 from network.fake_api import FakeApi
+
+from cni.zds_client import FakeZtunnel
 from tulle.cluster import hostnet
 from tulle.cluster.node.network.config import NetworkConfig
 from tulle.cluster.node.network.node_network import NodeNetwork
@@ -74,7 +74,8 @@ class MeshNode:
     async def until_redirection(self, namespace: str, name: str, value: str | None) -> None:
         async with asyncio.timeout(10):
             while self.pod(namespace, name).metadata.annotations.get(REDIRECTION) != value:
-                await asyncio.sleep(0.005)
+                self.api.changed.clear()
+                await self.api.changed.wait()
 
     @contextlib.asynccontextmanager
     async def agent(self) -> AsyncIterator[None]:

@@ -52,7 +52,9 @@ def test_table(pod: PodFacts, namespace_mode: str | None, captured: bool, reason
     assert (decided.captured, decided.reason) == (captured, reason)
 
 
-modes = st.one_of(st.none(), st.sampled_from(["ambient", "none", "Ambient", "enabled", "true", "", " ambient"]), st.text(max_size=8))
+modes = st.one_of(
+    st.none(), st.sampled_from(["ambient", "none", "Ambient", "enabled", "true", "", " ambient"]), st.text(max_size=8)
+)
 pods = st.builds(
     lambda namespace, mode, sidecar, host: PodFacts(
         namespace, {MODE: mode} if mode is not None else {}, {SIDECAR_STATUS: "x"} if sidecar else {}, host
@@ -73,7 +75,9 @@ def test_capture_means_one_exact_label_and_none_of_the_exceptions(pod: PodFacts,
     assert captured == (wanted and not excepted)
 
 
-@pytest.mark.parametrize(("value", "inbound"), [("true", False), ("1", False), ("TRUE", False), ("false", True), ("yes", True)])
+@pytest.mark.parametrize(
+    ("value", "inbound"), [("true", False), ("1", False), ("TRUE", False), ("false", True), ("yes", True)]
+)
 def test_bypass_of_inbound_capture(value: str, inbound: bool) -> None:
     assert redirection({BYPASS_INBOUND: value}, dns_capture=False).inbound is inbound
 

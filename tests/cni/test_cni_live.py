@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from cni.mesh_node import REDIRECTION, MeshNode, mesh_node
 from network.conftest import inside, sh
 from network.sockets import serving, talk
+
+from cni.mesh_node import REDIRECTION, MeshNode, mesh_node
 from tulle.cluster.node.seams import NetworkError, PodRef
 from tulle.cni.enrolment import BYPASS_INBOUND
 
@@ -143,7 +143,9 @@ async def test_a_new_pod_is_captured_before_its_first_process(state: Path) -> No
             await node.start("plain", "p")
             uid = node.declare("shop", "a").metadata.uid
             node.started.append(PodRef("shop", "a", uid))
-            with pytest.raises(NetworkError, match="pod shop/a is not captured by the mesh: .*no ztunnel is connected"):
+            with pytest.raises(
+                NetworkError, match=r"pod shop/a is not captured by the mesh: .*no ztunnel is connected"
+            ):
                 await node.network.attach(PodRef("shop", "a", uid), False)
             async with node.ztunnel() as ztunnel:
                 given = await node.network.attach(PodRef("shop", "a", uid), False)
@@ -155,7 +157,7 @@ async def test_a_new_pod_is_captured_before_its_first_process(state: Path) -> No
                 assert ztunnel.netns["u-shop-b"] == os.stat(netns).st_ino
                 assert [a for _, name, a in node.api.patches if name == "b"] == [{REDIRECTION: "enabled"}]
         uid = node.declare("shop", "c").metadata.uid
-        with pytest.raises(NetworkError, match="pod shop/c cannot start: the mesh's node agent .* does not answer"):
+        with pytest.raises(NetworkError, match=r"pod shop/c cannot start: the mesh's node agent .* does not answer"):
             await node.network.attach(PodRef("shop", "c", uid), False)
         await node.start("istio-system", "istiod")
 

@@ -93,7 +93,11 @@ def test_a_new_namespace_of_the_same_pod_replaces_the_old_one() -> None:
 
 def test_wire_form() -> None:
     message = zds_pb2.WorkloadRequest.FromString(Request(Kind.ADD, "u", workload("u")).encode())
-    assert (message.add.uid, message.add.workload_info.name, message.add.workload_info.service_account) == ("u", "pod-u", "default")
+    assert (message.add.uid, message.add.workload_info.name, message.add.workload_info.service_account) == (
+        "u",
+        "pod-u",
+        "default",
+    )
     assert Request(Kind.DEL, "u").encode() == bytes([0x12, 3, 0x12, 1]) + b"u"
     assert Request(Kind.SNAPSHOT_SENT).encode() == bytes([0x1A, 0])
 

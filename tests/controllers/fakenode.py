@@ -5,6 +5,7 @@ It stands in for the kubelet in tests of the controllers, which see a node throu
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,15 +17,13 @@ BROKEN_IMAGE = "never-starts"
 
 
 class FakeNode:
-    """Pods of image ``never-starts`` stay pending; ``held`` pods (by name) are not let go when deleted."""
+    """Pods of image ``never-starts`` stay pending."""
 
     def __init__(self, client: Client, name: str, number: int, labels: Mapping[str, str] | None = None) -> None:
         self.client = client
         self.name = name
         self.number = number
         self.labels = {"kubernetes.io/hostname": name, **(labels or {})}
-        self.held: set[str] = set()
-        self.beating = True
         self._pods = Informer(client, PODS, field_selector=f"spec.nodeName={name}")
         self._wake = asyncio.Event()
         self._addresses: dict[str, str] = {}
@@ -50,16 +49,14 @@ class FakeNode:
 
     async def _beat(self) -> None:
         while True:
-            if self.beating:
-                spec = {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": now_micro()}
-                try:
-                    await self.client.patch(LEASES, self.name, {"spec": spec}, "kube-node-lease")
-                except NotFound:
-                    with contextlib.suppress(ApiError):
-                        body = {"metadata": {"name": self.name}, "spec": spec}
-                        await self.client.create(LEASES, body, "kube-node-lease")
-                except ApiError:
-                    pass
+            spec = {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": now_micro()}
+            try:
+                await self.client.patch(LEASES, self.name, {"spec": spec}, "kube-node-lease")
+            except NotFound:
+                with contextlib.suppress(ApiError):
+                    await self.client.create(LEASES, {"metadata": {"name": self.name}, "spec": spec}, "kube-node-lease")
+            except ApiError:
+                pass
             await asyncio.sleep(0.5)
 
     def _changed(self, _: Change[Pod]) -> None:
@@ -81,11 +78,8 @@ class FakeNode:
 
     async def _serve(self, pod: Pod) -> None:
         meta = pod.metadata
-        if not self.beating:
-            return
         if meta.deletion_timestamp:
-            if meta.name not in self.held:
-                await self.client.delete(PODS, meta.name, meta.namespace, uid=meta.uid, grace_period=0)
+            await self.client.delete(PODS, meta.name, meta.namespace, uid=meta.uid, grace_period=0)
             return
         if pod.status.phase in ("", "Pending") and all(BROKEN_IMAGE not in c.image for c in pod.spec.containers):
             address = self._addresses.setdefault(meta.uid, f"10.244.{self.number}.{len(self._addresses) % 250 + 2}")
@@ -125,13 +119,10 @@ class FakeNode:
             )
 
 
-async def main() -> None:
-    import sys
-
-    async with Client.load(component="kubelet") as client, asyncio.TaskGroup() as group:
-        for number, name in enumerate(sys.argv[1:], 1):
-            group.create_task(FakeNode(client, name, number).run())
+async def main(kubeconfig: str, name: str, number: str) -> None:
+    async with Client.from_kubeconfig(kubeconfig, component="kubelet") as client:
+        await FakeNode(client, name, int(number)).run()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

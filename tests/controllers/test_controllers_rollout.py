@@ -78,7 +78,7 @@ def test_a_rolling_update_keeps_its_limits_and_ends(
         assert sum(cluster.sizes.values()) <= max(limit.most, start_total)
         assert sum(cluster.available.values()) >= floor
         waiting = cluster.sizes["new"] - cluster.available["new"]
-        cluster.available["new"] += data.draw(st.integers(0, waiting)) if waiting > 1 else waiting
+        cluster.available["new"] += data.draw(st.integers(1, waiting)) if waiting > 1 else waiting
         if cluster.sizes["new"] == cluster.available["new"] == replicas and not any(cluster.sizes[n] for n in names):
             return
     raise AssertionError(f"no end: {cluster.sizes} {cluster.available}")

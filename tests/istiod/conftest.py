@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,8 @@ def run_istiod(client: Client) -> RunIstiod:
 
     @asynccontextmanager
     async def running(home: str = "istio-system", pod: str = "istiod-0") -> AsyncIterator[Istiod]:
-        try:
+        with suppress(AlreadyExists):
             await client.create(NAMESPACES, {"metadata": {"name": home}})
-        except AlreadyExists:
-            pass
         settings = Settings(
             pod_name=pod,
             namespace=home,
@@ -112,6 +110,6 @@ def run_istiod(client: Client) -> RunIstiod:
 async def eventually(check: Callable[[], Awaitable[Any]], why: str) -> Any:
     """Wait until `check` gives something true and return it; `why` says what was waited for."""
     async with asyncio.timeout(20):
-        while not (found := await check()):
+        while not (found := await check()):  # noqa: ASYNC110 - it happens in another process
             await asyncio.sleep(0.02)
     return found

@@ -216,4 +216,43 @@ change = st.one_of(
     policies(),
     peer_authentications(),
 )
+
+
+def world() -> list[Change]:
+    """Where every history starts: a mesh in which most things are connected, so that a change has somewhere to go."""
+    controller = GatewayClassRecord("istio-waypoint", "istio.io/mesh-controller")
+    found = [
+        Change(Kind.SETTINGS, ("", ""), MeshSettings(waypoint_label_alias=True, lift_selector_policies=True)),
+        Change(Kind.GATEWAY_CLASS, ("", "istio-waypoint"), controller),
+        Change(Kind.NODE, ("", "n"), NodeRecord("n", zone="z")),
+    ]
+    for ns in ("a", "b"):
+        labels = {"istio.io/use-waypoint": "w"} if ns == "a" else {"istio.io/waypoint": "enabled"}
+        found.append(Change(Kind.NAMESPACE, ("", ns), NamespaceRecord(ns, labels)))
+        for name in GATEWAYS:
+            serves = {"istio.io/waypoint-for": "all"}
+            listener = ListenerRecord("mesh", 15008, "HBONE", "All")
+            address = (("Hostname", hostname(ns, name)),)
+            record = GatewayRecord(ns, name, "istio-waypoint", serves, listeners=(listener,), addresses=address)
+            found.append(Change(Kind.GATEWAY, (ns, name), record))
+        for name in SERVICES:
+            ports = (ServicePort("http", 80, 0, Protocol.HTTP11),)
+            service = ServiceRecord("Service", ns, name, hostname(ns, name), ("10.96.0.1",), ports)
+            found.append(Change(Kind.SERVICE, service.key, service))
+        for name in PODS:
+            labels = {"app": APPS[name == "p"]}
+            pod = WorkloadRecord(
+                "Pod", uid(ns, name), ns, name, ("10.244.1.2",), node="n", service_account="default", labels=labels
+            )
+            found.append(Change(Kind.WORKLOAD, ("", pod.uid), pod))
+        members = tuple(Member(uid(ns, name), (("http", 8080),)) for name in PODS)
+        group = GroupRecord(ns, "g", ((ns, hostname(ns, SERVICES[0])),), members)
+        found.append(Change(Kind.GROUP, (ns, "g"), group))
+        rule = Rule(sources=(_principals,), operations=(Operation(methods=("GET",)),))
+        meta = Meta("AuthorizationPolicy", ns, "x")
+        policy = AuthorizationPolicy(meta, selector=(("app", "one"),), rules=(rule,))
+        found.append(Change(Kind.POLICY, (ns, "x"), policy))
+    return found
+
+
 batches = st.lists(st.lists(change, min_size=1, max_size=4), min_size=1, max_size=20)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 
-from . import mesh_strategies as mesh
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import (
     Change,
@@ -26,6 +26,7 @@ from tulle.istiod.index.records import (
 )
 from tulle.istiod.index.state import PortMapping, ServiceTarget
 from tulle.istiod.index.tables import Tables
+from tulle.istiod.index.waypoints import InboundBinding
 from tulle.security.mesh import MeshSettings
 from tulle.security.model import (
     AuthorizationPolicy,
@@ -37,6 +38,8 @@ from tulle.security.model import (
     Source,
     TargetRef,
 )
+
+from . import mesh_strategies as mesh
 
 
 def rebuilt(history: Iterable[Change]) -> MeshIndex:
@@ -52,7 +55,7 @@ def reverse_indexes(tables: Tables) -> dict[str, Any]:
     return {name: value for name, value in vars(tables).items() if name.startswith("_") or "_" in name}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mesh.batches)
 def test_incremental_equals_rebuild(batches: list[list[Change]]) -> None:
     index = MeshIndex()
@@ -60,7 +63,7 @@ def test_incremental_equals_rebuild(batches: list[list[Change]]) -> None:
     workloads: dict[Any, Any] = {}
     services: dict[Any, Any] = {}
     policies: dict[Any, Any] = {}
-    for batch in batches:
+    for batch in (mesh.world(), *batches):
         history += batch
         index.apply(batch)
         delta = index.flush()
@@ -83,13 +86,13 @@ def test_incremental_equals_rebuild(batches: list[list[Change]]) -> None:
     assert (workloads, services, policies) == (expected.workloads, expected.services, expected.ztunnel_policies)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(mesh.batches)
 def test_targets_whose_policies_change_are_announced(batches: list[list[Change]]) -> None:
     """What a waypoint enforces for a service never changes without the pair being in the delta."""
     index = MeshIndex()
     known: dict[Any, Any] = {}
-    for batch in batches:
+    for batch in (mesh.world(), *batches):
         index.apply(batch)
         delta = index.flush()
         found = {}
@@ -249,3 +252,24 @@ def test_locality_comes_from_the_node() -> None:
     assert index.workloads[POD].locality == ("r", "z", "")
     index.apply([Change(Kind.NODE, ("", "n"), NodeRecord("n", "r", "y"))])
     assert index.flush().workloads == {POD}
+
+
+def test_a_target_port_that_moves_is_noticed() -> None:
+    index = lesson()
+    index.apply([endpoints(POD, port=9090)])
+    assert index.flush().workloads == {POD}
+    assert index.workloads[POD].services[0].ports[0].target_port == 9090
+
+
+def test_a_gateways_own_pods_follow_the_gateway() -> None:
+    """They have no waypoint, and take their traffic as the Gateway's inbound binding says (spec A4.6, D10)."""
+    index = MeshIndex()
+    index.apply([pod(labels={"gateway.networking.k8s.io/gateway-name": "waypoint"}), *waypoint()])
+    index.flush()
+    assert index.workloads[POD].inbound is None
+    (_, change) = waypoint()
+    binding = {"ambient.istio.io/waypoint-inbound-binding": "PROXY/15088"}
+    sandwiched = msgspec.structs.replace(change.record, annotations=binding)
+    index.apply([Change(Kind.GATEWAY, ("hello", "waypoint"), sandwiched)])
+    assert POD in index.flush().workloads
+    assert index.workloads[POD].inbound == InboundBinding("PROXY", 15088)

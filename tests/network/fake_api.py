@@ -16,6 +16,7 @@ class FakeApi:
     def __init__(self) -> None:
         self.objects: dict[str, dict[tuple[str, str], Any]] = defaultdict(dict)
         self.version = 1
+        self.changed = asyncio.Event()
         self.patches: list[tuple[str, str, Any]] = []
         self._watchers: list[tuple[str, asyncio.Queue[Any]]] = []
 
@@ -30,6 +31,7 @@ class FakeApi:
 
     def _tell(self, plural: str, kind: Any, obj: Any) -> None:
         self.version += 1
+        self.changed.set()
         for watched, queue in self._watchers:
             if watched == plural:
                 queue.put_nowait(WatchEvent(kind, obj, str(self.version)))
@@ -49,7 +51,9 @@ class FakeApi:
         self.patches.append((namespace or "", name, body["metadata"]["annotations"]))
         merged = {**old.metadata.annotations, **body["metadata"]["annotations"]}
         annotations = {key: value for key, value in merged.items() if value is not None}
-        metadata = msgspec.structs.replace(old.metadata, annotations=annotations, resource_version=str(self.version + 1))
+        metadata = msgspec.structs.replace(
+            old.metadata, annotations=annotations, resource_version=str(self.version + 1)
+        )
         self.put(res.plural, msgspec.structs.replace(old, metadata=metadata))
         return self.objects[res.plural][namespace or "", name]
 

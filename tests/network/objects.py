@@ -18,7 +18,13 @@ _versions = itertools.count(1)
 
 
 def meta(namespace: str, name: str, **labels: str) -> ObjectMeta:
-    return ObjectMeta(namespace=namespace, name=name, uid=f"u-{namespace}-{name}", resource_version=str(next(_versions)), labels=labels)
+    return ObjectMeta(
+        namespace=namespace,
+        name=name,
+        uid=f"u-{namespace}-{name}",
+        resource_version=str(next(_versions)),
+        labels=labels,
+    )
 
 
 def namespace(name: str) -> Namespace:
@@ -36,7 +42,14 @@ def port(number: int, name: str = "http", protocol: str = "TCP", node_port: int 
 
 
 def slice_of(
-    key: str, addresses: list[str], number: int, name: str = "http", protocol: str = "TCP", ready: bool = True, hostname: str = ""
+    key: str,
+    addresses: list[str],
+    number: int,
+    name: str = "http",
+    protocol: str = "TCP",
+    *,
+    ready: bool = True,
+    hostname: str = "",
 ) -> EndpointSlice:
     ns, service_name = key.split("/")
     metadata = ObjectMeta(
@@ -47,7 +60,8 @@ def slice_of(
         labels={"kubernetes.io/service-name": service_name},
     )
     endpoints = tuple(
-        Endpoint(addresses=(a,), hostname=hostname, conditions=EndpointConditions(ready=ready, serving=ready)) for a in addresses
+        Endpoint(addresses=(a,), hostname=hostname, conditions=EndpointConditions(ready=ready, serving=ready))
+        for a in addresses
     )
     return EndpointSlice(
         metadata=metadata,

@@ -33,7 +33,8 @@ def some(values: Any) -> st.SearchStrategy[list[str]]:
 principal_patterns = st.sampled_from(
     (*PRINCIPALS, "*", "cluster.local/ns/test/*", "*/sa/default", "*/sa/a.b", "old/ns/x/sa/y")
 )
-namespace_patterns = st.sampled_from((*NAMESPACES, "*", "te*", "*st", "h*o", "*e*"))
+# A star that is not alone at one end means different things at ztunnel and at a waypoint; the conformance table has it.
+namespace_patterns = st.sampled_from((*NAMESPACES, "*", "te*", "*st"))
 cidrs = st.sampled_from(("10.244.0.0/16", "10.244.0.9", "192.0.2.0/24", "2001:db8::/32", "0.0.0.0/0"))
 path_patterns = st.sampled_from(("/a", "/a*", "*.css", "*", "/{*}", "/a/{**}", "/{*}/b", "/b"))
 host_patterns = st.sampled_from(("h", "h:*", "*.example", "*", "W.example"))

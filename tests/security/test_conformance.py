@@ -59,11 +59,8 @@ def _policy(item: Mapping[str, Any], attach: bool) -> AuthorizationPolicy:
     return world.policy(spec, item.get("name", "policy"), item.get("namespace", "hello"), **item.get("metadata", {}))
 
 
-def _policies(group: Mapping[str, Any]) -> PolicySet:
-    if "profile" in group:
-        settings = profile(group["profile"])
-    else:
-        settings = parse_mesh_config(group.get("mesh"))
+def build_policies(group: Mapping[str, Any]) -> PolicySet:
+    settings = profile(group["profile"]) if "profile" in group else parse_mesh_config(group.get("mesh"))
     attach = group.get("at") == "waypoint"
     modes = [
         world.peer_authentication(
@@ -76,7 +73,7 @@ def _policies(group: Mapping[str, Any]) -> PolicySet:
 
 @pytest.mark.parametrize(("group", "row"), list(_rows()))
 def test_row(group: Mapping[str, Any], row: Mapping[str, Any]) -> None:
-    policies = _policies(group)
+    policies = build_policies(group)
     waypoint = world.waypoint(policies.settings.trust_domain)
     waypoints = (waypoint,) if group.get("waypoint", group.get("at") == "waypoint") else ()
     target = world.workload(group.get("namespace", "hello"), group.get("labels"), waypoints)

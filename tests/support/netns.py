@@ -36,7 +36,11 @@ def joined(name: str, network: str) -> Iterator[Joined]:
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("addr", "add", f"{host}/30", "dev", link)
         _ip("link", "set", link, "up")
-        for arguments in (("addr", "add", f"{inside}/30", "dev", "eth0"), ("link", "set", "eth0", "up"), ("link", "set", "lo", "up")):
+        for arguments in (
+            ("addr", "add", f"{inside}/30", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "lo", "up"),
+        ):
             _ip("-n", name, *arguments)
         yield Joined(name, host, inside)
     finally:

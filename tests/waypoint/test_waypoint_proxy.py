@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography import x509
 
 from tests.support import hbone, netns
 from tulle.istiod.ca import x509 as shapes
@@ -221,7 +221,9 @@ async def test_policy_is_decided_on_the_clients_own_identity(mesh: Mesh) -> None
     assert await mesh.get(TEST, 5000) == (200, "GET /hello")
     assert await mesh.get(TEST, 5000, "POST") == (403, "RBAC: access denied")
     assert await mesh.get(WEB, 5000) == (403, "RBAC: access denied")
-    assert [(seen.peer, seen.authority) for seen in mesh.endpoint.seen] == [(WAYPOINT.spiffe, f"{mesh.place.host}:8080")]
+    assert [(seen.peer, seen.authority) for seen in mesh.endpoint.seen] == [
+        (WAYPOINT.spiffe, f"{mesh.place.host}:8080")
+    ]
 
 
 async def test_an_endpoint_with_another_identity_is_not_spoken_to(mesh: Mesh) -> None:

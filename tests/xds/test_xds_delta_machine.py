@@ -15,7 +15,7 @@ from tulle.xds.delta_client import ClientState
 from tulle.xds.resources import ResourceMap
 
 # Few of each, so that what happens is likely to happen to the same thing.
-NAMES = ["r0", "r1"]
+NAMES = ["r0", "r1", "r2"]
 ALIASES = ["a0", "a1"]
 POISON = "poison"
 TYPES = {
@@ -152,6 +152,10 @@ class Conversation(RuleBasedStateMachine):
         for type_url, resources in self.maps.items():
             wildcard = TYPES[type_url][0]
             names = self.names[type_url]
+            covered = {e.name: e for e in self.server.covered(type_url)}
+            poisoned = {n for n, e in covered.items() if StringValue.FromString(e.body()).value == POISON}
+            (state,) = (one for one in self.server.states if one.type_url == type_url)
+            assert set(state.refused) == poisoned
             for entry in resources.entries():
                 if not (wildcard or entry.name in names or names & set(entry.aliases)):
                     continue
@@ -172,5 +176,5 @@ class Conversation(RuleBasedStateMachine):
             assert all(not resources.wanted() for resources in self.maps.values())
 
 
-Conversation.TestCase.settings = settings(max_examples=3000, stateful_step_count=50, deadline=None)
+Conversation.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 TestConversation = Conversation.TestCase

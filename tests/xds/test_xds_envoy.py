@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,12 @@ from tulle.xds.server import AdsServer, ClientNode
 
 _TYPE = "type.googleapis.com/"
 _URLS = (types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES, types.SECRET)
+
+
+async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await check():  # noqa: ASYNC110 (an Envoy tells nobody)
+            await asyncio.sleep(0.02)
 
 
 @dataclass
@@ -67,21 +73,20 @@ class World:
             return response.status, await response.text()
 
     async def until(self, answer: str, name: str = "in") -> None:
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    if (await self.get(name))[1] == answer:
-                        return
-                except (aiohttp.ClientError, OSError):
-                    pass  # the listener is not there yet
-                await asyncio.sleep(0.02)
+        async def check() -> bool:
+            try:
+                return (await self.get(name))[1] == answer
+            except (aiohttp.ClientError, OSError):
+                return False  # the listener is not there yet
+
+        await eventually(check)
 
     async def acknowledged(self) -> None:
-        async with asyncio.timeout(20):
-            while not (streams := [c.stream for c in self.ads.connections if c.stream is not None]) or not all(
-                stream.synced() for stream in streams
-            ):
-                await asyncio.sleep(0.02)
+        async def check() -> bool:
+            streams = [c.stream for c in self.ads.connections if c.stream is not None]
+            return bool(streams) and all(stream.synced() for stream in streams)
+
+        await eventually(check)
 
 
 def endpoints(name: str, path: Path) -> endpoint_pb2.ClusterLoadAssignment:
@@ -202,17 +207,19 @@ async def test_a_changed_cluster_with_unchanged_endpoints_is_used_at_once(world:
     await world.until("a")
     world.cluster("one", "a", timeout="2s")
     await world.acknowledged()
-    async with asyncio.timeout(10):
-        while await active_timeout(world) != "2s":
-            await asyncio.sleep(0.02)
+
+    async def check() -> bool:
+        return await active_timeout(world) == "2s"
+
+    await eventually(check)
     assert (await world.get())[0] == 200
 
 
 async def active_timeout(world: World) -> str:
     connector = aiohttp.UnixConnector(str(world.path / "admin.sock"))
-    async with aiohttp.ClientSession(connector=connector) as session:
-        async with session.get("http://x/config_dump?resource=dynamic_active_clusters") as response:
-            dump = json.loads(await response.text())
+    url = "http://x/config_dump?resource=dynamic_active_clusters"
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as response:
+        dump = json.loads(await response.text())
     (cluster,) = (c["cluster"] for c in dump["configs"] if c["cluster"]["name"] == "one")
     return str(cluster["connect_timeout"])
 
@@ -228,6 +235,7 @@ async def test_a_refused_listener_is_reported_and_the_others_stay(world: World) 
     await world.acknowledged()
     (rejection,) = world.rejections
     assert rejection.type_url == types.LISTENER
+    assert rejection.names == ("bad",)
     assert "bad" in rejection.message
     assert (await world.get())[1] == "a"
     world.listener("bad")
@@ -255,17 +263,21 @@ async def test_a_secret_that_comes_late_is_waited_for(world: World) -> None:
     world.cluster("one", "a")
     world.route("one")
     world.listener("tls", secret="spiffe://x/ns/a/sa/b")
-    async with asyncio.timeout(20):
-        while world.maps[types.SECRET].wanted() != {"spiffe://x/ns/a/sa/b"}:
-            await asyncio.sleep(0.02)
+
+    async def asked() -> bool:
+        return world.maps[types.SECRET].wanted() == {"spiffe://x/ns/a/sa/b"}
+
+    await eventually(asked)
     chain, key = certificate("spiffe://x/ns/a/sa/b")
     secret = secret_pb2.Secret(name="spiffe://x/ns/a/sa/b")
     secret.tls_certificate.certificate_chain.inline_bytes = chain
     secret.tls_certificate.private_key.inline_bytes = key
     world.maps[types.SECRET].set(secret.name, secret)
-    async with asyncio.timeout(20):
-        while await presented(world.path / "tls.listen") != chain:
-            await asyncio.sleep(0.05)
+
+    async def shown() -> bool:
+        return await presented(world.path / "tls.listen") == chain
+
+    await eventually(shown)
     assert world.rejections == []
 
 

@@ -1,7 +1,7 @@
 """Client and server against each other over real gRPC on a unix socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -25,12 +25,14 @@ class Store:
 
     def __init__(self, refuse: str = "") -> None:
         self.held: dict[str, bytes] = {}
+        self.updated: list[str] = []
         self.removed: list[str] = []
         self.changed = asyncio.Event()
         self.refuse = refuse
 
     def __call__(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> None:
         self.changed.set()
+        self.updated.extend(updated)
         bad = [name for name in updated if name == self.refuse]
         self.held.update({name: value for name, value in updated.items() if name not in bad})
         for name in removed:
@@ -49,8 +51,17 @@ class Store:
 class Running:
     """A server on a socket, which can be stopped and started again."""
 
-    def __init__(self, path: Path, ads: AdsServer) -> None:
-        self.path, self.ads = path, ads
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.addresses = ResourceMap(types.ADDRESS)
+        self.policies = ResourceMap(types.AUTHORIZATION)
+        self.rejected: list[tuple[str, str]] = []
+        self.ads = AdsServer(self.source, on_rejection=lambda node, why: self.rejected.append((node.id, why.message)))
+
+    def source(self, node: ClientNode, type_url: str) -> ResourceMap | None:
+        if node.id == "intruder":
+            raise AccessDenied("intruder is nobody")
+        return {types.ADDRESS: self.addresses, types.AUTHORIZATION: self.policies}.get(type_url)
 
     async def start(self) -> None:
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -63,18 +74,11 @@ class Running:
 
 
 @pytest.fixture
-async def started(tmp_path: Path) -> AsyncIterator[tuple[Running, ResourceMap, ResourceMap]]:
-    addresses, policies = ResourceMap(types.ADDRESS), ResourceMap(types.AUTHORIZATION)
-
-    def source(node: ClientNode, type_url: str) -> ResourceMap | None:
-        if node.id == "intruder":
-            raise AccessDenied("intruder is nobody")
-        return {types.ADDRESS: addresses, types.AUTHORIZATION: policies}.get(type_url)
-
-    running = Running(tmp_path / "s.sock", AdsServer(source))
-    await running.start()
-    yield running, addresses, policies
-    await running.stop()
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    made = Running(tmp_path / "s.sock")
+    await made.start()
+    yield made
+    await made.stop()
 
 
 def client(path: Path, node: str, **handlers: Store | Subscription) -> AdsClient:
@@ -82,13 +86,17 @@ def client(path: Path, node: str, **handlers: Store | Subscription) -> AdsClient
     return AdsClient(channels.unix(path), base_pb2.Node(id=node), wanted, backoff=Backoff(first=0.02, cap=0.1))
 
 
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 (nobody tells when)
+        await asyncio.sleep(0.01)
+
+
 async def end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait((task,))
 
 
-async def test_empty_first_answer_makes_a_client_synced(started):
-    running, addresses, policies = started
+async def test_empty_first_answer_makes_a_client_synced(running: Running) -> None:
     ads = client(running.path, "n", address=Store(), policy=Store())
     task = asyncio.create_task(ads.run())
     async with asyncio.timeout(20):
@@ -96,64 +104,53 @@ async def test_empty_first_answer_makes_a_client_synced(started):
     await end(task)
 
 
-async def test_changes_and_removals_arrive(started):
-    running, addresses, policies = started
+async def test_changes_and_removals_arrive(running: Running) -> None:
     store = Store()
-    addresses.set("a", address("a"))
+    running.addresses.set("a", address("a"))
     ads = client(running.path, "n", address=store)
     task = asyncio.create_task(ads.run())
     await store.until("a")
-    addresses.set("b", address("b"))
+    running.addresses.set("b", address("b"))
     await store.until("a", "b")
-    addresses.remove("a")
+    running.addresses.remove("a")
     await store.until("b")
     await end(task)
 
 
-async def test_reconnection_resumes_by_versions(started):
-    running, addresses, policies = started
+async def test_reconnection_resumes_by_versions(running: Running) -> None:
     store = Store()
     for name in "abc":
-        addresses.set(name, address(name))
+        running.addresses.set(name, address(name))
     ads = client(running.path, "n", address=store)
     task = asyncio.create_task(ads.run())
     await store.until("a", "b", "c")
     await running.stop()
-    addresses.remove("a")
-    addresses.set("d", address("d"))
-    given: list[str] = []
-    real = store.held.update
-    store.held = type("Watched", (dict,), {"update": lambda self, new: (given.extend(new), dict.update(self, new))[0]})(
-        store.held
-    )
-    assert real
+    running.addresses.remove("a")
+    running.addresses.set("d", address("d"))
+    store.updated.clear()
     await running.start()
     await store.until("b", "c", "d")
-    assert given == ["d"]
+    assert store.updated == ["d"]
     await end(task)
 
 
-async def test_refusal_reaches_the_server_and_the_rest_is_used(started):
-    running, addresses, policies = started
-    seen = []
-    running.ads._on_rejection = lambda node, rejection: seen.append((node.id, rejection.message))
+async def test_refusal_reaches_the_server_and_the_rest_is_used(running: Running) -> None:
     store = Store(refuse="bad")
     for name in ("bad", "good"):
-        addresses.set(name, address(name))
+        running.addresses.set(name, address(name))
     ads = client(running.path, "n", address=store)
     task = asyncio.create_task(ads.run())
     await store.until("good")
-    addresses.set("later", address("later"))
+    running.addresses.set("later", address("later"))
     await store.until("good", "later")
-    assert seen == [("n", "bad is not acceptable")]
+    assert running.rejected == [("n", "bad is not acceptable")]
     assert dict(ads.versions(types.ADDRESS)).keys() == {"good", "later"}
     await end(task)
 
 
-async def test_on_demand_by_alias(started):
-    running, addresses, policies = started
-    addresses.set("uid/a", address("a"), aliases=["net/10.0.0.1"])
-    addresses.set("uid/b", address("b"), aliases=["net/10.0.0.2"])
+async def test_on_demand_by_alias(running: Running) -> None:
+    running.addresses.set("uid/a", address("a"), aliases=["net/10.0.0.1"])
+    running.addresses.set("uid/b", address("b"), aliases=["net/10.0.0.2"])
     store = Store()
     ads = client(running.path, "n", address=Subscription(store, wildcard=False))
     task = asyncio.create_task(ads.run())
@@ -170,8 +167,7 @@ async def test_on_demand_by_alias(started):
     await end(task)
 
 
-async def test_denied_client_is_told_nothing(started):
-    running, addresses, policies = started
+async def test_denied_client_is_told_nothing(running: Running) -> None:
     async with channels.unix(running.path)() as channel:
         ads = AdsClient(lambda: channel, base_pb2.Node(id="intruder"), {types.ADDRESS: Store()})
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -180,8 +176,7 @@ async def test_denied_client_is_told_nothing(started):
     assert caught.value.details() == "permission denied"
 
 
-async def test_streams_leave_nothing_behind(started):
-    running, addresses, policies = started
+async def test_streams_leave_nothing_behind(running: Running) -> None:
     before = len(asyncio.all_tasks())
     clients = [client(running.path, f"n{i}", address=Store(), policy=Store()) for i in range(50)]
     tasks = [asyncio.create_task(ads.run()) for ads in clients]
@@ -190,8 +185,7 @@ async def test_streams_leave_nothing_behind(started):
         assert len(running.ads.connections) == 50
         for task in tasks:
             await end(task)
-        while running.ads.connections:
-            await asyncio.sleep(0.01)
-    assert addresses._listeners == {}
+        await until(lambda: not running.ads.connections)
+    assert running.addresses._listeners == {}
     await running.stop()
     assert len(asyncio.all_tasks()) <= before

@@ -7,12 +7,8 @@ network is not touched.  The redirect rules are those a node agent installs in a
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import subprocess
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 REDIRECT = """
 table inet mesh {

@@ -103,6 +103,22 @@ def destroy(name: str, state_dir: Path | str, *, prefix: str = "tulle") -> None:
             _attempt("nft", "delete", "table", "ip", prefix)
 
 
+def egress_obstacles(*, prefix: str = "tulle") -> tuple[str, ...]:
+    """Firewalls of others that drop what is forwarded by default (Docker's, for one), each in words to show to the user.
+
+    They are never changed: pods then have no way out of the machine until their owner lets ``<prefix>-*`` links pass.
+    """
+    listed = json.loads(_run("nft", "-j", "list", "chains") or "{}")
+    chains = [entry["chain"] for entry in listed.get("nftables", []) if "chain" in entry]
+    return tuple(
+        f"chain {c['name']} of nftables table {c['family']} {c['table']} drops forwarded traffic by default: pods have no "
+        f"egress until it accepts the links {prefix}-* (for Docker: `iptables -I DOCKER-USER -i {prefix}-+ -j ACCEPT` "
+        f"and `iptables -I DOCKER-USER -o {prefix}-+ -j ACCEPT`)"
+        for c in chains
+        if c.get("hook") == "forward" and c.get("policy") == "drop" and c["family"] in ("ip", "inet")
+    )
+
+
 def _record(state: Path, name: str) -> Path:
     return state / "nodes" / name / RECORD
 

@@ -179,6 +179,11 @@ class CertificateManager:
                 group.create_task(self._worker())
             group.create_task(self._expire())
 
+    def wake(self) -> None:
+        """The clock was set: look again at what is due."""
+        self.drop_expired()
+        self._work.set()
+
     def _plan(self, identity: str, due: float) -> None:
         self._timetable.put(identity, due)
         self._work.set()

@@ -8,6 +8,7 @@ leader go on elsewhere at once. Nothing is kept in this process that is not in t
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
@@ -38,7 +39,7 @@ from tulle.istiod.waypoint_source import WaypointSource
 from tulle.istiod.webhook import CaBundle, Webhook
 from tulle.kube.client import Client
 from tulle.kube.errors import ApiError
-from tulle.xds.delta import Rejection
+from tulle.xds.delta import Rejection, TypeState
 from tulle.xds.server import ClientNode, Connection
 
 T = TypeVar("T")
@@ -62,13 +63,17 @@ class Istiod:
         self._settings = settings
         self._server: IstiodServer | None = None
         self._restart = asyncio.Event()
-        self.publisher = Publisher(self.index, WaypointSource(self.index), self._connections)
+        self.publisher = Publisher(self.index, WaypointSource(self.index), self._readers)
         self._on_delta: list[Callable[[Delta], None]] = [self.publisher.publish]
         self._http = HttpServer(self.metrics, self._pending, self._connections)
         self._trusted = frozenset({(settings.namespace, "ztunnel")})
 
     def _connections(self) -> Iterable[Connection]:
         return self._server.ads.connections if self._server is not None else ()
+
+    def _readers(self) -> Iterable[TypeState]:
+        states = (connection.state for connection in self._connections())
+        return (one for state in states if state is not None for one in state.states)
 
     def _pending(self) -> Iterable[str]:
         return () if self.ready.is_set() else ("the first state of the mesh",)
@@ -127,6 +132,9 @@ class Istiod:
         election = LeaderElection(self._client, _LEASE, settings.namespace, settings.pod_name)
         self.metrics.leading.set_function(lambda: float(election.leading))
         log.info("serving", ports=self.ports, workloads=len(self.index.workloads), services=len(self.index.services))
+        # What was built so far lives as long as the process: the collector need not walk through it again and again.
+        gc.collect()
+        gc.freeze()
         self.ready.set()
         try:
             async with asyncio.TaskGroup() as serving:

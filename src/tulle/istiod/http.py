@@ -58,18 +58,18 @@ class HttpServer:
     async def _syncz(self, request: web.Request) -> web.Response:
         if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:  # noqa: S104
             return web.Response(status=403, text="only from the loopback address: use kubectl port-forward\n")
-        proxies = [_proxy(connection) for connection in self._connections() if connection.node and connection.stream]
+        proxies = [_proxy(connection) for connection in self._connections() if connection.node and connection.state]
         return web.Response(body=msgspec.json.encode(proxies), content_type="application/json")
 
 
 def _proxy(connection: Connection) -> dict[str, Any]:
     assert connection.node is not None
-    assert connection.stream is not None
+    assert connection.state is not None
     return {
         "proxy": connection.node.id,
         "identity": connection.node.peer.identity if connection.node.peer else "",
         "address": connection.address,
-        "types": {state.type_url: _state(state) for state in connection.stream.states},
+        "types": {state.type_url: _state(state) for state in connection.state.states},
     }
 
 

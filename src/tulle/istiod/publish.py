@@ -22,24 +22,25 @@ from tulle.istiod.index.records import Uid
 from tulle.istiod.index.state import Delta, WorkloadState
 from tulle.istiod.waypoint_source import POLICY_TYPES, WaypointSource
 from tulle.xds import types
+from tulle.xds.delta import TypeState
 from tulle.xds.resources import ResourceMap
-from tulle.xds.server import Connection
 
 _FIRST_LOOK = 0.002
 _LONGEST_PAUSE = 1.0
 
 
 class Publisher:
-    """Owns the maps for node proxies, feeds those for waypoints, and hands policies over between the two."""
+    """Owns the maps for node proxies, feeds those for waypoints, and hands policies over between the two.
 
-    def __init__(
-        self, index: MeshIndex, waypoints: WaypointSource, connections: Callable[[], Iterable[Connection]]
-    ) -> None:
+    `readers` gives, for every open stream, the state of each type it reads.
+    """
+
+    def __init__(self, index: MeshIndex, waypoints: WaypointSource, readers: Callable[[], Iterable[TypeState]]) -> None:
         self.addresses = ResourceMap(types.ADDRESS)
         self.authorizations = ResourceMap(types.AUTHORIZATION)
         self.waypoints = waypoints
         self._index = index
-        self._connections = connections
+        self._readers = readers
         self._trusting: dict[Uid, frozenset[str]] = {}
         """Workloads that were told to trust waypoints, by the generated policies that say so."""
         self._waiting: set[Uid] = set()
@@ -119,20 +120,14 @@ class Publisher:
         maps = self.waypoints.maps((namespace, name))
         readers = [
             state
-            for connection in self._connections()
-            for state in (connection.stream.states if connection.stream else ())
+            for state in self._readers()
             if state.type_url in POLICY_TYPES and state.resources is maps[state.type_url]
         ]
         return bool(readers) and all(state.answered and state.idle() and state.rejection is None for state in readers)
 
     def _node_proxies_settled(self) -> bool:
         mine = (self.addresses, self.authorizations)
-        return all(
-            state.idle()
-            for connection in self._connections()
-            for state in (connection.stream.states if connection.stream else ())
-            if any(state.resources is one for one in mine)
-        )
+        return all(state.idle() for state in self._readers() if any(state.resources is one for one in mine))
 
     async def run(self) -> None:
         """Finish the handovers that wait for an acknowledgement, until cancelled. Idle while there are none."""

@@ -7,7 +7,9 @@ and an addition, even if both fell into the gap.
 """
 
 import asyncio
+import contextlib
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import structlog
 
 from tulle.kube.client import Client
 from tulle.kube.codec import ListResult, identity
-from tulle.kube.errors import ApiError, Gone
+from tulle.kube.errors import ApiError, Gone, Unreachable
 from tulle.kube.resources import Resource
 
 T = TypeVar("T")
@@ -27,6 +29,7 @@ Key = tuple[str, str]
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
+_STEADY_SECONDS = 1.0
 
 log = structlog.get_logger("tulle.kube.informer")
 
@@ -61,6 +64,7 @@ class Informer(Generic[T]):
         self._handlers: list[Callable[[Change[T]], None]] = []
         self._synced = asyncio.Event()
         self._complaint = ""
+        self._progress = False
 
     def on_change(self, fn: Callable[[Change[T]], None]) -> Callable[[], None]:
         """Calls ``fn`` at each change, after ``store`` has it; what is known already comes at once, as additions.
@@ -110,11 +114,15 @@ class Informer(Generic[T]):
                 listed = await self._list()
                 self._compare(listed)
                 self._synced.set()
-                delay = _FIRST_DELAY
-                self._complaint = ""
-                await self._follow(listed.resource_version)
-            except Gone:
-                log.info("history expired, listing again", resource=self.resource.plural)
+                self._progress = False
+                started = time.monotonic()
+                # Listing again repairs both; if the server is away, the list is what says so.
+                with contextlib.suppress(Gone, Unreachable):
+                    await self._follow(listed.resource_version)
+                if self._progress or time.monotonic() - started >= _STEADY_SECONDS:
+                    # A watch that worked; one that fails at once must not make a tight loop of lists.
+                    delay = _FIRST_DELAY
+                    self._complaint = ""
             except ApiError as error:
                 self._complain(error)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
@@ -143,6 +151,7 @@ class Informer(Generic[T]):
             ) as events:
                 async for event in events:
                     version = event.resource_version or version
+                    self._progress = True
                     if event.object is not None:
                         self._put(event.object, gone=event.type == "DELETED")
             if version == before:

@@ -162,6 +162,7 @@ class _Rule:
                 continue
             found.append(field.tcp)
             self._values(field.attribute, strings)
+            self._surprises(field.attribute, strings)
             self._allowed_here(field.attribute, where, [text for _, text in strings])
             if field.attribute is Attribute.TRUST_DOMAIN and not self.attached:
                 self.c.refuse(
@@ -212,6 +213,7 @@ class _Rule:
 
     def _key(self, key: Key, name: str, path: str, strings: list[tuple[str, str]]) -> bool:
         self._values(key.attribute, strings)
+        self._surprises(key.attribute, strings)
         self._allowed_here(key.attribute, f"{path}.key", name)
         return key.tcp
 
@@ -220,6 +222,19 @@ class _Rule:
             self.c.refuse(
                 path, value, "action CUSTOM may not test the client's identity or a token; the provider does that"
             )
+
+    def _surprises(self, attribute: Attribute, strings: list[tuple[str, str]]) -> None:
+        """Values that are accepted, as upstream, but hardly mean what their author thinks."""
+        for path, text in strings:
+            if attribute is Attribute.NAMESPACE and text != "*" and "*" in text[1:-1] + text[:1] * text.endswith("*"):
+                self.c.warnings.append(
+                    f"{path}: {text!r} is a wildcard at a waypoint, but ztunnel takes only one '*' at the start or the end "
+                    "for a wildcard and any other for the character itself"
+                )
+            if attribute is Attribute.PRINCIPAL and text.startswith("spiffe://"):
+                self.c.warnings.append(
+                    f"{path}: {text!r} matches no client; principals are written without 'spiffe://'"
+                )
 
     def _values(self, attribute: Attribute, strings: list[tuple[str, str]]) -> None:
         check = _VALUE_CHECKS.get(attribute)

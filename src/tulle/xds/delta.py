@@ -5,12 +5,15 @@ Whatever happens (a change, a subscription, a reconnection) only marks names as 
 by comparing those names with what was sent. Changes that come while a response is unacknowledged therefore fold into
 the next one, and the cost of a change does not depend on how many resources there are.
 
-A refusal (NACK) is kept for whoever asks, and what was refused is not sent again until it changes: repeating it would
-be refused again. The client keeps its previous version of it in the meantime.
+A refusal (NACK) is of a whole response, and does not say which resource was at fault, nor whether the others are in
+use. So a refused response is sent again in halves until what is refused is a single resource: then the others are known
+to be in use, and the refusal has a name. That one is kept for whoever asks and not sent again until it changes; the
+client keeps its previous version of it in the meantime.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -54,26 +57,36 @@ class Push:
 
 @dataclass(slots=True)
 class TypeState:
-    """One type on one stream. ``sent`` is what the client was last offered: name -> version; of what is in ``refused``
-    it holds an older version, or none.
+    """One type on one stream.
+
+    ``sent`` is what the client was last offered: name -> version. Of what is in ``unsure`` it may hold that, an older
+    version, or none, because the response was refused. ``suspects`` are parts of such responses that are to be sent
+    again, and ``refused`` are the resources found to be at fault, each with what the client said.
     """
 
     resources: ResourceMap
     wildcard: bool = False
     named: set[str] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
-    refused: set[str] = field(default_factory=set)
+    unsure: set[str] = field(default_factory=set)
+    suspects: deque[tuple[str, ...]] = field(default_factory=deque)
+    refused: dict[str, Rejection] = field(default_factory=dict)
     dirty: set[str] = field(default_factory=set)
     forced: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     in_flight: Push | None = None
     answered: bool = False
-    rejection: Rejection | None = None
+    narrow: bool = True
 
     @property
     def type_url(self) -> str:
         """The type this is about."""
         return self.resources.type_url
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """The client's refusal of a resource as it stands, if there is one."""
+        return next(iter(self.refused.values()), None)
 
     # What the client asked for
 
@@ -142,7 +155,7 @@ class TypeState:
         have judged otherwise (by an alias that is gone), so then the resource is removed explicitly.
         """
         entry = self.resources.get(name)
-        outdated = entry is None or entry.version != self.sent.get(name) or name in self.refused
+        outdated = entry is None or entry.version != self.sent.get(name) or name in self.unsure
         if name in self.sent and outdated:
             self.dirty.add(name)
             return
@@ -185,12 +198,28 @@ class TypeState:
 
     def idle(self) -> bool:
         """Nothing to send and nothing unacknowledged."""
-        return self.in_flight is None and not self.dirty
+        return self.in_flight is None and not self.dirty and not self.suspects
 
     def make_push(self, nonce: str, *, removals: bool) -> Push | None:
         """The next response, or ``None`` if there is nothing to say now; ``removals=False`` keeps those for later."""
         if self.in_flight is not None:
             return None
+        updated, removed = self._take_dirty(removals=removals)
+        removed += self._absent()
+        if not updated and not removed:
+            updated = self._take_suspects()
+        if not updated and not removed and self.answered:
+            return None
+        for entry in updated:
+            self.sent[entry.name] = entry.version
+        for name in removed:
+            self.sent.pop(name, None)
+        self._forget_refusals((*(entry.name for entry in updated), *removed))
+        self.answered = True
+        self.in_flight = Push(self.type_url, nonce, tuple(updated), tuple(removed))
+        return self.in_flight
+
+    def _take_dirty(self, *, removals: bool) -> tuple[list[Entry], list[str]]:
         updated: list[Entry] = []
         removed: list[str] = []
         kept: set[str] = set()
@@ -198,23 +227,29 @@ class TypeState:
             entry = self._to_send(name)
             if entry is not None:
                 updated.append(entry)
-                self.sent[name] = entry.version
-                self.refused.discard(name)
             elif name in self.sent and self._gone(name):
                 if removals:
                     removed.append(name)
-                    del self.sent[name]
-                    self.refused.discard(name)
                 else:
                     kept.add(name)
         self.dirty = kept
         self.forced.clear()
-        removed += self._absent()
-        if not updated and not removed and self.answered:
-            return None
-        self.answered = True
-        self.in_flight = Push(self.type_url, nonce, tuple(updated), tuple(removed))
-        return self.in_flight
+        return updated, removed
+
+    def _take_suspects(self) -> list[Entry]:
+        """The next part of a refused response, without what changed (and so was sent) since."""
+        found: list[Entry] = []
+        while self.suspects and not found:
+            entries = [self.resources.get(name) for name in self.suspects.popleft() if name in self.unsure]
+            found = [entry for entry in entries if entry is not None and self.wants(entry)]
+        return found
+
+    def _forget_refusals(self, names: Iterable[str]) -> None:
+        """Those resources are sent anew: what the client said of them before is of no more interest."""
+        self.refused.pop("", None)
+        for name in names:
+            self.unsure.discard(name)
+            self.refused.pop(name, None)
 
     def _to_send(self, name: str) -> Entry | None:
         entry = self.resources.get(name)
@@ -243,11 +278,19 @@ class TypeState:
         if push is None or push.nonce != nonce:
             return None
         self.in_flight = None
-        names = tuple(entry.name for entry in push.updated)
-        self.rejection = None if error is None else Rejection(self.type_url, nonce, error, names)
         if error is not None:
-            self.refused.update(names)
+            self._refused(Rejection(self.type_url, nonce, error, tuple(entry.name for entry in push.updated)))
         return push
+
+    def _refused(self, rejection: Rejection) -> None:
+        names = rejection.names
+        self.unsure.update(names)
+        if self.narrow and len(names) > 1:
+            middle = len(names) // 2
+            self.suspects.extendleft((names[middle:], names[:middle]))
+            return
+        # Refusing to let go of something has no name of its own.
+        self.refused.update(dict.fromkeys(names or ("",), rejection))
 
     def close(self) -> None:
         """The stream ended: leave every name."""
@@ -260,11 +303,14 @@ class ServerStream:
     """One client's ADS stream. Feed it requests, take ``pushes()`` after each and whenever ``on_work`` was called.
 
     ``source`` gives the collection of a type for this client, or ``None`` for a type that is not served (answered as
-    empty). The stream must be closed when it ends.
+    empty). ``narrow=False`` takes a refused response as a whole. The stream must be closed when it ends.
     """
 
-    def __init__(self, source: Callable[[str], ResourceMap | None], on_work: Callable[[], None]) -> None:
+    def __init__(
+        self, source: Callable[[str], ResourceMap | None], on_work: Callable[[], None], *, narrow: bool = True
+    ) -> None:
         self._source = source
+        self._narrow = narrow
         self._on_work = on_work
         self._states: dict[str, TypeState] = {}
         self._ordered: list[TypeState] = []
@@ -277,16 +323,24 @@ class ServerStream:
         """The types in use on this stream."""
         return tuple(self._ordered)
 
+    def covered(self, type_url: str) -> tuple[Entry, ...]:
+        """The resources of a type that the client's subscriptions cover now."""
+        state = self._states[type_url]
+        if state.wildcard:
+            return tuple(state.resources.entries())
+        found = {entry.name: entry for name in sorted(state.named) for entry in state.resources.resolve(name)}
+        return tuple(found.values())
+
     def rejections(self) -> tuple[Rejection, ...]:
-        """For each type whose last response was refused, the refusal."""
-        return tuple(state.rejection for state in self._ordered if state.rejection is not None)
+        """What the client refuses of what there is now."""
+        return tuple(rejection for state in self._ordered for rejection in state.refused.values())
 
     def synced(self) -> bool:
         """Whether the client acknowledged everything there is to know."""
         return all(state.answered and state.idle() for state in self._ordered)
 
     def receive(self, request: discovery_pb2.DeltaDiscoveryRequest) -> Rejection | None:
-        """Take one request; returns the refusal if it was one."""
+        """Take one request; returns the refusal if it was one and its cause is known."""
         state = self._states.get(request.type_url)
         if state is None:
             state = self._open(request.type_url)
@@ -297,11 +351,13 @@ class ServerStream:
         if push is not None:
             self._note_answer(push, refused=error is not None)
         state.later_request(request.resource_names_subscribe, request.resource_names_unsubscribe)
-        return state.rejection if push is not None and error is not None else None
+        if push is None or error is None:
+            return None
+        return next((found for found in state.refused.values() if found.nonce == push.nonce), None)
 
     def _open(self, type_url: str) -> TypeState:
         resources = self._source(type_url)
-        state = TypeState(resources if resources is not None else ResourceMap(type_url))
+        state = TypeState(resources if resources is not None else ResourceMap(type_url), narrow=self._narrow)
         self._states[type_url] = state
         self._ordered = sorted(
             self._states.values(), key=lambda s: types.PASS_ORDER.get(s.type_url, len(types.PASS_ORDER))
@@ -322,9 +378,9 @@ class ServerStream:
                 if push is not None:
                     yield push
 
-    def _progress(self) -> tuple[tuple[bool, int], ...]:
+    def _progress(self) -> tuple[tuple[bool, int, int], ...]:
         """Changes whenever a pass did anything, so that what waited for it gets another look."""
-        return tuple((state.in_flight is None, len(state.dirty)) for state in self._ordered)
+        return tuple((state.in_flight is None, len(state.dirty), len(state.suspects)) for state in self._ordered)
 
     @property
     def waiting(self) -> bool:
@@ -336,7 +392,9 @@ class ServerStream:
         self._warming.clear()
 
     def _push(self, state: TypeState) -> Push | None:
-        if state.in_flight is not None or (state.answered and not state.dirty and not state.missing):
+        if state.in_flight is not None or (
+            state.answered and not state.dirty and not state.missing and not state.suspects
+        ):
             return None
         if self._warming and types.ENDPOINTS in types.ADD_AFTER.get(state.type_url, ()):
             return None

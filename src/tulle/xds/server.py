@@ -1,4 +1,4 @@
-"""Delta ADS over gRPC: one shell for every client, whatever it is (node proxy, waypoint, local Envoy).
+"""ADS over gRPC: one shell for every client, whatever it is (node proxy, waypoint, local Envoy).
 
 Each stream has its own state machine and its own writer, so a client that reads slowly delays nobody; and since a
 type has at most one unacknowledged response, it cannot make this process hold an unbounded backlog either.
@@ -18,6 +18,7 @@ from google.protobuf.json_format import MessageToDict
 
 from tulle.xds.delta import Rejection, ServerStream
 from tulle.xds.resources import ResourceMap
+from tulle.xds.sotw import SotwStream
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +66,8 @@ class AccessDenied(Exception):  # noqa: N818 (a verdict, not a fault)
 
 
 Source: TypeAlias = Callable[[ClientNode, str], ResourceMap | None]
+Stream: TypeAlias = ServerStream | SotwStream
+MakeStream: TypeAlias = Callable[[Callable[[str], ResourceMap | None], Callable[[], None]], Stream]
 Authenticate: TypeAlias = Callable[[grpc.aio.ServicerContext[Any, Any]], Awaitable[Peer]]
 
 
@@ -73,12 +76,18 @@ class Connection:
     """One open stream, for status pages: the client, and the state of each type."""
 
     address: str
+    make: MakeStream
     node: ClientNode | None = None
-    stream: ServerStream | None = None
+    form: Stream | None = None
+
+    @property
+    def stream(self) -> ServerStream | None:
+        """The protocol's state, whichever form of it the client speaks; ``None`` before its first request."""
+        return self.form.inner if isinstance(self.form, SotwStream) else self.form
 
 
 class AdsServer:
-    """Serves ``DeltaAggregatedResources`` on any number of grpc.aio servers.
+    """Serves ``DeltaAggregatedResources``, and the older ``StreamAggregatedResources``, on any number of grpc.aio servers.
 
     ``source(node, type_url)`` gives a client's collection, ``None`` for a type that is not served, or raises
     ``AccessDenied``. It is asked once per stream and type. ``authenticate`` proves who the client is before anything
@@ -102,10 +111,15 @@ class AdsServer:
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """The service as a handler, for ``add_generic_rpc_handlers``."""
-        method = grpc.stream_stream_rpc_method_handler(
-            self._delta, request_deserializer=discovery_pb2.DeltaDiscoveryRequest.FromString
-        )
-        return grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method})
+        methods = {
+            "DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(
+                self._delta, request_deserializer=discovery_pb2.DeltaDiscoveryRequest.FromString
+            ),
+            "StreamAggregatedResources": grpc.stream_stream_rpc_method_handler(
+                self._sotw, request_deserializer=discovery_pb2.DiscoveryRequest.FromString
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     @property
     def connections(self) -> Iterable[Connection]:
@@ -113,8 +127,14 @@ class AdsServer:
         return tuple(self._connections)
 
     async def _delta(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await self._serve(context, ServerStream)
+
+    async def _sotw(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await self._serve(context, SotwStream.make)
+
+    async def _serve(self, context: grpc.aio.ServicerContext[Any, Any], make: MakeStream) -> None:
         peer = None if self._authenticate is None else await self._authenticate(context)
-        connection = Connection(context.peer())
+        connection = Connection(context.peer(), make)
         self._connections.add(connection)
         work = asyncio.Event()
         reader = asyncio.ensure_future(self._read(connection, peer, context, work))
@@ -124,8 +144,8 @@ class AdsServer:
         finally:
             await _stop(reader, writer)
             self._connections.discard(connection)
-            if connection.stream is not None:
-                connection.stream.close()
+            if connection.form is not None:
+                connection.form.close()
         await _end(connection, context, reader, writer)
 
     async def _read(
@@ -135,7 +155,7 @@ class AdsServer:
         context: grpc.aio.ServicerContext[Any, Any],
         work: asyncio.Event,
     ) -> None:
-        while isinstance(request := await context.read(), discovery_pb2.DeltaDiscoveryRequest):
+        while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
             node, stream = self._greet(connection, peer, request, work)
             rejection = stream.receive(request)
             if rejection is not None:
@@ -146,15 +166,15 @@ class AdsServer:
         self,
         connection: Connection,
         peer: Peer | None,
-        request: discovery_pb2.DeltaDiscoveryRequest,
+        request: Any,
         work: asyncio.Event,
-    ) -> tuple[ClientNode, ServerStream]:
-        if connection.node is not None and connection.stream is not None:
-            return connection.node, connection.stream
+    ) -> tuple[ClientNode, Stream]:
+        if connection.node is not None and connection.form is not None:
+            return connection.node, connection.form
         node = ClientNode(request.node.id, MessageToDict(request.node.metadata), peer)
         connection.node = node
-        connection.stream = ServerStream(lambda type_url: self._source(node, type_url), work.set)
-        return node, connection.stream
+        connection.form = connection.make(lambda type_url: self._source(node, type_url), work.set)
+        return node, connection.form
 
     def _note(self, node: ClientNode, rejection: Rejection) -> None:
         _log.warning(
@@ -178,7 +198,7 @@ async def _write(connection: Connection, context: grpc.aio.ServicerContext[Any, 
         except TimeoutError:
             _stop_waiting(connection)
         work.clear()
-        stream = connection.stream
+        stream = connection.form
         if stream is None:
             continue
         for push in stream.pushes():

@@ -1,0 +1,9 @@
+"""The node proxy: every captured pod of a node sends and receives through it, with the pod's own identity.
+
+Python decides and Envoy copies.  What istiod says of the mesh (`state`) and which pods the node agent hands over
+(`zds`, `pods`) become Envoy configuration (`config`, pure functions), served to one Envoy over a unix socket (`proxy`);
+keys are made here and signed by istiod's authority.  Policies are in `policy`, also pure.  `app` ties it together,
+`admin` answers questions.
+
+Reading order: `policy`, `state`, `config`, `pods`, `zds`, `proxy`, `app`.
+"""

@@ -151,6 +151,7 @@ BUILTIN: tuple[Kind, ...] = (
     _grouped("apps", "v1", "Deployment", "deployments", "deploy", **_SCALABLE),
     _grouped("apps", "v1", "ReplicaSet", "replicasets", "rs", **_SCALABLE, fields=_fields("status.replicas")),
     _grouped("apps", "v1", "DaemonSet", "daemonsets", "ds", categories=("all",), subresources=("status",), generation=True),
+    _grouped("apps", "v1", "ControllerRevision", "controllerrevisions"),
     _grouped("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", generation=True),
     _grouped("coordination.k8s.io", "v1", "Lease", "leases"),
     _grouped("events.k8s.io", "v1", "Event", "events", "ev", resource="events", fields={

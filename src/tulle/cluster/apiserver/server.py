@@ -263,10 +263,9 @@ async def serve(
     Makes the PKI under `<state_dir>/pki` if it is not there; `names` are further names of the server certificate. The last
     extra address is where the `kubernetes` Service leads. Raises OSError when an address cannot be bound.
     """
-    state = Path(state_dir)
-    state.mkdir(parents=True, exist_ok=True)
-    pki = pki_module.create(state, server=f"https://127.0.0.1:{host_port}", extra_addresses=[*extra_addresses, *names])
-    server = ApiServer(state, pki)
+    url, extra = f"https://127.0.0.1:{host_port}", [*extra_addresses, *names]
+    pki = await asyncio.to_thread(pki_module.create, state_dir, server=url, extra_addresses=extra)
+    server = ApiServer(Path(state_dir), pki)
     # What was loaded stays; without this every full collection walks the schemas and the store again.
     gc.freeze()
     try:

@@ -1,7 +1,8 @@
 """`python -m tulle.cluster.node`: run a node in the network namespace that this process was started in.
 
-It gives itself a mount namespace of its own, so that no mount of a pod is ever seen by the machine and nothing stays when it dies; while the
-shim of an earlier process runs, it joins the shim's, where the mounts of the running pods are.
+It gives itself a mount namespace of its own, so that no mount of a pod is ever seen by the machine and nothing stays
+when it dies; while the shim of an earlier process runs, it joins the shim's, where the mounts of the running pods
+are.
 """
 
 from __future__ import annotations

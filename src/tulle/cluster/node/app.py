@@ -1,6 +1,7 @@
 """The node's process, put together: the runtime, the network, the pods, the kubelet's server, the registration.
 
-Each part runs until the process is told to end; then the containers stay as they are, and the next process takes them over.
+Each part runs until the process is told to end; then the containers stay as they are, and the next process takes them
+over.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ async def run(settings: Settings, network_factory: NetworkFactory = embedded_net
             capabilities=security.own_capabilities(Path("/proc/self/status").read_text()),
         )
         manager.attach(node)
-        identity = NodeIdentity(settings.name, settings.node_ip, settings.pod_cidr, settings.port, dict(settings.labels))
+        identity = NodeIdentity(
+            settings.name, settings.node_ip, settings.pod_cidr, settings.port, dict(settings.labels)
+        )
         registration = Registration(client, identity, has)
         server = KubeletServer(node, manager, settings.port)
         try:

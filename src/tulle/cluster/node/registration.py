@@ -225,5 +225,9 @@ class Registration:
             await self._client.patch(LEASES, name, {"spec": spec}, LEASE_NAMESPACE)
         except NotFound:
             owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": self._uid}
-            metadata = {"name": name, "namespace": LEASE_NAMESPACE, **({"ownerReferences": [owner]} if self._uid else {})}
+            metadata = {
+                "name": name,
+                "namespace": LEASE_NAMESPACE,
+                **({"ownerReferences": [owner]} if self._uid else {}),
+            }
             await self._client.create(LEASES, {"metadata": metadata, "spec": spec}, LEASE_NAMESPACE)

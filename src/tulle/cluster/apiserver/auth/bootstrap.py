@@ -69,7 +69,8 @@ _RULES: Mapping[str, tuple[Rule, ...]] = {
     "system:node": (
         ("create", "authentication.k8s.io", "tokenreviews"),
         ("create", "authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews"),
-        (_READ, "", "services configmaps secrets serviceaccounts"),
+        # Namespaces: a node of the embedded cluster answers the cluster's DNS itself.
+        (_READ, "", "services configmaps secrets serviceaccounts namespaces"),
         ("create get list watch patch update delete", "", "nodes"),
         ("patch update", "", "nodes/status pods/status"),
         ("create patch update", "", "events"),

@@ -85,7 +85,10 @@ class TokenIssuer:
         target = record.decode()
         uid = target["metadata"]["uid"]
         if reference.get("uid") and reference["uid"] != uid:
-            why = f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. The object might have been deleted and then recreated"
+            why = (
+                f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. "
+                "The object might have been deleted and then recreated"
+            )
             raise errors.conflict(resource, "", reference["name"], why)
         claim[name] = {"name": reference["name"], "uid": uid}
         if resource == "pods":

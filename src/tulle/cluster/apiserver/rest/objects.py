@@ -27,6 +27,7 @@ DNS_LABEL = re.compile(rf"{_LABEL}\Z")
 DNS_1035_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
 DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\Z")
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_OMITTED_WHEN_EMPTY = ("labels", "annotations", "finalizers", "ownerReferences", "generateName")
 _MAX_ANNOTATIONS = 256 * 1024
 LABEL_HELP = (
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an "
@@ -60,7 +61,11 @@ def now() -> str:
 
 
 def check_type(obj: Object, api_version: str, kind: str) -> None:
-    """Fill in apiVersion and kind, or refuse other ones with 400."""
+    """Fill in apiVersion, kind and metadata, or refuse other ones with 400."""
+    if obj.get("metadata") is None:
+        obj["metadata"] = {}
+    if not isinstance(obj["metadata"], dict):
+        raise bad_request(f"metadata: found a {type(obj['metadata']).__name__}, want an object")
     found_version, found_kind = obj.get("apiVersion") or api_version, obj.get("kind") or kind
     if found_version != api_version:
         raise bad_request(
@@ -69,6 +74,9 @@ def check_type(obj: Object, api_version: str, kind: str) -> None:
     if found_kind != kind:
         raise bad_request(f"{found_kind} in version {found_version!r} cannot be handled as a {kind}")
     obj["apiVersion"], obj["kind"] = api_version, kind
+    for name in _OMITTED_WHEN_EMPTY:
+        if not obj["metadata"].get(name, True):
+            del obj["metadata"][name]
 
 
 def check_namespace(kind: Kind, namespace: str, obj: Object) -> None:

@@ -29,10 +29,9 @@ def _template(path: str, obj: Object, selector: Object | None) -> Iterator[Field
     if selector is not None:
         if not selector.get("matchLabels") and not selector.get("matchExpressions"):
             yield invalid_value(f"{path}.selector", dict(selector), "empty selector is invalid for deployment")
-        elif not any(True for _ in checks.label_selector("", selector)):
-            if not from_label_selector_object(selector).matches(labels):
-                text = "`selector` does not match template `labels`"
-                yield invalid_value(f"{path}.template.metadata.labels", labels, text)
+        elif not list(checks.label_selector("", selector)) and not from_label_selector_object(selector).matches(labels):
+            text = "`selector` does not match template `labels`"
+            yield invalid_value(f"{path}.template.metadata.labels", labels, text)
     yield from check_labels(f"{path}.template.metadata.labels", labels)
     yield from pod_spec(f"{path}.template.spec", template.get("spec") or {}, restart=("Always",))
 
@@ -163,6 +162,8 @@ def _role(obj: Object) -> Iterator[FieldError]:
 
 
 def _cluster_role(obj: Object) -> Iterator[FieldError]:
+    for index, selector in enumerate((obj.get("aggregationRule") or {}).get("clusterRoleSelectors") or ()):
+        yield from checks.label_selector(f"aggregationRule.clusterRoleSelectors[{index}]", selector)
     yield from _policy_rules(obj, cluster=True)
 
 
@@ -226,6 +227,8 @@ def _webhooks(obj: Object) -> Iterator[FieldError]:
         client = webhook.get("clientConfig") or {}
         if bool(client.get("url")) == bool(client.get("service")):
             yield required(f"{path}.clientConfig", "exactly one of url or service is required")
+        for name in ("namespaceSelector", "objectSelector"):
+            yield from checks.label_selector(f"{path}.{name}", webhook.get(name) or {})
         yield from checks.one_of(f"{path}.failurePolicy", webhook.get("failurePolicy"), ("Fail", "Ignore"))
         yield from checks.one_of(f"{path}.sideEffects", webhook.get("sideEffects"), ("None", "NoneOnDryRun"))
         if "v1" not in (webhook.get("admissionReviewVersions") or ()):

@@ -23,7 +23,7 @@ _OPAQUE = ".wh..wh..opq"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-class BrokenArchive(ValueError):
+class ArchiveError(ValueError):
     """The file is no image archive, or not whole."""
 
 
@@ -39,18 +39,18 @@ class ArchivedImage:
 
 
 def unpack(path: Path, target: Path) -> Iterator[ArchivedImage]:
-    """Unpack the archive into `target` and describe its images. Raises BrokenArchive."""
+    """Unpack the archive into `target` and describe its images. Raises ArchiveError."""
     try:
         with tarfile.open(path) as archive:
             archive.extractall(target, filter="data")
     except (tarfile.TarError, OSError) as error:
-        raise BrokenArchive(str(error)) from error
+        raise ArchiveError(str(error)) from error
     if (target / "manifest.json").exists():
         yield from _docker(target)
     elif (target / "index.json").exists():
         yield from _oci(target)
     else:
-        raise BrokenArchive("it has neither manifest.json (docker save) nor index.json (OCI image layout)")
+        raise ArchiveError("it has neither manifest.json (docker save) nor index.json (OCI image layout)")
 
 
 def _docker(root: Path) -> Iterator[ArchivedImage]:
@@ -80,20 +80,20 @@ def _for_this_machine(root: Path, entry: dict[str, Any]) -> dict[str, Any]:
     for manifest in offered:
         if manifest.get("platform", {}).get("architecture") == wanted:
             return dict(manifest)
-    raise BrokenArchive(f"it has no image for {wanted}")
+    raise ArchiveError(f"it has no image for {wanted}")
 
 
 def _json(path: Path) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
-        raise BrokenArchive(f"{path.name}: {error}") from error
+        raise ArchiveError(f"{path.name}: {error}") from error
 
 
 def _inside(root: Path, name: str) -> Path:
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()) or not path.is_file():
-        raise BrokenArchive(f"{name} is named in the manifest but not in the archive")
+        raise ArchiveError(f"{name} is named in the manifest but not in the archive")
     return path
 
 
@@ -101,7 +101,7 @@ def _blob(root: Path, digest: str) -> Path:
     algorithm, _, value = digest.partition(":")
     path = _inside(root, f"blobs/{algorithm}/{value}")
     if algorithm != "sha256" or _digest(path) != digest:
-        raise BrokenArchive(f"the content of blob {digest} is not what its name says")
+        raise ArchiveError(f"the content of blob {digest} is not what its name says")
     return path
 
 
@@ -123,7 +123,7 @@ def _config(document: dict[str, Any]) -> ImageConfig:
 
 
 def extract_layers(image: ArchivedImage, base: Path) -> tuple[str, ...]:
-    """Unpack the layers below `base`; their directory names, top first. Raises BrokenArchive."""
+    """Unpack the layers below `base`; their directory names, top first. Raises ArchiveError."""
     found: list[str] = []
     for index, layer in enumerate(image.layers):
         directory = base / f"layer{index}"
@@ -132,10 +132,10 @@ def extract_layers(image: ArchivedImage, base: Path) -> tuple[str, ...]:
             with tarfile.open(layer) as archive:
                 _extract(archive, directory)
         except (tarfile.TarError, OSError) as error:
-            raise BrokenArchive(f"layer {layer.name}: {error}") from error
+            raise ArchiveError(f"layer {layer.name}: {error}") from error
         found.insert(0, directory.name)
     if not found:
-        raise BrokenArchive("the image has no layers")
+        raise ArchiveError("the image has no layers")
     top = base / found[0]
     for name in ("dev", "proc", "sys", "etc"):
         if not any((base / layer / name).exists() for layer in found):
@@ -155,7 +155,7 @@ def _extract(archive: tarfile.TarFile, directory: Path) -> None:
         path = Path(member.name)
         folder = (directory / path.parent).resolve()
         if not folder.is_relative_to(directory.resolve()):
-            raise BrokenArchive(f"{member.name} leads out of the image")
+            raise ArchiveError(f"{member.name} leads out of the image")
         folder.mkdir(parents=True, exist_ok=True)
         if path.name == _OPAQUE:
             os.setxattr(folder, "trusted.overlay.opaque", b"y")

@@ -19,7 +19,7 @@ _USERS = {
 
 
 def shell(root: Path) -> None:
-    """A root with busybox under all its names. Raises ImageUnavailable if the machine cannot get a busybox."""
+    """A root with busybox under all its names. Raises ImageUnavailableError if the machine cannot get a busybox."""
     files.skeleton(root)
     for name in ("bin", "sbin", "usr/bin", "usr/sbin"):
         (root / name).mkdir(parents=True, exist_ok=True)

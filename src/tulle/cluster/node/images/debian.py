@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tulle.cluster.node.images import files
-from tulle.cluster.node.images.model import ImageUnavailable
+from tulle.cluster.node.images.model import ImageUnavailableError
 from tulle.cluster.node.runtime.rootfs import Part
 
 STATUS = "/var/lib/dpkg/status"
@@ -38,7 +38,18 @@ _PUBLIC = (
     "deluser.conf",
     "adduser.conf",
 )
-_PUBLIC_TREES = ("ld.so.conf.d", "alternatives", "dpkg", "ssl/certs", "skel", "profile.d", "pam.d", "terminfo", "security", "default")
+_PUBLIC_TREES = (
+    "ld.so.conf.d",
+    "alternatives",
+    "dpkg",
+    "ssl/certs",
+    "skel",
+    "profile.d",
+    "pam.d",
+    "terminfo",
+    "security",
+    "default",
+)
 _APT_TREES = ("sources.list.d", "apt.conf.d", "keyrings", "trusted.gpg.d", "preferences.d")
 _HOOKS = ("Post-Invoke", "Pre-Invoke", "Pre-Install-Pkgs")
 
@@ -69,9 +80,11 @@ def free_id(wanted: int) -> int:
 
 
 def system(root: Path, users: files.Users | None = None, groups: dict[str, int] | None = None) -> None:
-    """A fresh Debian system without its /usr. Raises ImageUnavailable on a machine that is no Debian."""
+    """A fresh Debian system without its /usr. Raises ImageUnavailableError on a machine that is no Debian."""
     if not Path(STATUS).exists():
-        raise ImageUnavailable("this image is made from the machine's Debian packages, and this machine has no dpkg database")
+        raise ImageUnavailableError(
+            "this image is made from the machine's Debian packages, and this machine has no dpkg database"
+        )
     files.skeleton(root)
     machine_users, machine_groups = _system_accounts()
     files.accounts(root, {**machine_users, **(users or {})}, {**machine_groups, **(groups or {})})
@@ -85,7 +98,13 @@ def system(root: Path, users: files.Users | None = None, groups: dict[str, int] 
     for name in _PUBLIC_TREES:
         if Path("/etc", name).is_dir():
             files.copy_tree(Path("/etc", name), root / "etc" / name)
-    for name in ("var/lib/dpkg", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/cache/debconf", "var/log/apt"):
+    for name in (
+        "var/lib/dpkg",
+        "var/lib/apt/lists/partial",
+        "var/cache/apt/archives/partial",
+        "var/cache/debconf",
+        "var/log/apt",
+    ):
         (root / name).mkdir(parents=True, exist_ok=True)
     _apt(root)
 
@@ -130,15 +149,23 @@ def installed(package: str) -> bool:
 def unpack(packages: Sequence[str], root: Path, usr_layer: Path) -> None:
     """Download packages, with what they need and the machine lacks, and unpack them: /usr into its layer, the rest into the root.
 
-    Raises ImageUnavailable with apt's own words.
+    Raises ImageUnavailableError with apt's own words.
     """
     archives = root.parent / "archives"
     (archives / "partial").mkdir(parents=True)
-    options = ["-o", f"Dir::Cache::archives={archives}", "-o", "Debug::NoLocking=1", "-qq", "-y", "--no-install-recommends"]
+    options = [
+        "-o",
+        f"Dir::Cache::archives={archives}",
+        "-o",
+        "Debug::NoLocking=1",
+        "-qq",
+        "-y",
+        "--no-install-recommends",
+    ]
     command = ["apt-get", *options, "--download-only", "install", *packages]
     result = subprocess.run(_on_machine_network(command), capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise ImageUnavailable(
+        raise ImageUnavailableError(
             f"Debian package(s) {', '.join(packages)} are neither installed on this machine nor to be had: "
             f"{' '.join(result.stderr.split())}. Run `apt-get update`, or install them with `apt-get install {' '.join(packages)}`"
         )
@@ -162,7 +189,7 @@ def _on_machine_network(command: list[str]) -> list[str]:
 
 
 def program(package: str, name: str, root: Path) -> Path:
-    """A program of `package` as a file to copy: the machine's own, or one from the downloaded package. Raises ImageUnavailable."""
+    """A program of `package` as a file to copy: the machine's own, or one from the downloaded package. Raises ImageUnavailableError."""
     for folder in ("/usr/bin", "/bin", "/usr/sbin"):
         if installed(package) and Path(folder, name).exists():
             return Path(folder, name).resolve()
@@ -171,4 +198,4 @@ def program(package: str, name: str, root: Path) -> Path:
     for folder in ("bin", "sbin"):
         if (layer / folder / name).exists():
             return layer / folder / name
-    raise ImageUnavailable(f"the Debian package {package} has no program {name}")
+    raise ImageUnavailableError(f"the Debian package {package} has no program {name}")

@@ -9,9 +9,26 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tulle.cluster.node.images.model import ImageUnavailable
+from tulle.cluster.node.images.model import ImageUnavailableError
 
-_PLAIN = ("dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "usr", "var", "var/log", "var/lib", "var/cache")
+_PLAIN = (
+    "dev",
+    "etc",
+    "home",
+    "media",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "srv",
+    "sys",
+    "usr",
+    "var",
+    "var/log",
+    "var/lib",
+    "var/cache",
+)
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -41,7 +58,11 @@ Users = dict[str, tuple[int, int, str, str]]
 
 def accounts(root: Path, users: Users, groups: Mapping[str, int]) -> None:
     """/etc/passwd, group and shadow with root, nobody and `users`; no account has a password."""
-    everyone = {"root": (0, 0, "/root", "/bin/sh"), **users, "nobody": (65534, 65534, "/nonexistent", "/usr/sbin/nologin")}
+    everyone = {
+        "root": (0, 0, "/root", "/bin/sh"),
+        **users,
+        "nobody": (65534, 65534, "/nonexistent", "/usr/sbin/nologin"),
+    }
     all_groups = {"root": 0, "tty": 5, **groups, "nogroup": 65534}
     passwd = "".join(f"{n}:x:{uid}:{gid}:{n}:{home}:{shell}\n" for n, (uid, gid, home, shell) in everyone.items())
     write(root, "etc/passwd", passwd)
@@ -51,7 +72,11 @@ def accounts(root: Path, users: Users, groups: Mapping[str, int]) -> None:
 
 def network_files(root: Path) -> None:
     """What name resolution reads besides the files that the kubelet mounts."""
-    write(root, "etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n")
+    write(
+        root,
+        "etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+    )
     for name in ("services", "protocols"):
         source = Path("/etc") / name
         if source.exists():
@@ -70,7 +95,7 @@ def certificates(root: Path) -> str:
 
 
 def libraries(program: Path) -> list[Path]:
-    """The shared libraries and the loader that a program needs. Raises ImageUnavailable if one is missing."""
+    """The shared libraries and the loader that a program needs. Raises ImageUnavailableError if one is missing."""
     result = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False)
     if "not a dynamic executable" in result.stderr or "statically linked" in result.stdout:
         return []
@@ -78,7 +103,7 @@ def libraries(program: Path) -> list[Path]:
     for line in result.stdout.splitlines():
         words = line.split()
         if "not found" in line:
-            raise ImageUnavailable(f"{program} needs the library {words[0]}, which this machine does not have")
+            raise ImageUnavailableError(f"{program} needs the library {words[0]}, which this machine does not have")
         path = next((word for word in words if word.startswith("/")), None)
         if path is not None:
             found.append(Path(path))

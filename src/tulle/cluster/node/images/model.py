@@ -11,7 +11,7 @@ import msgspec
 from tulle.cluster.node.runtime.rootfs import Part
 
 
-class ImageUnavailable(Exception):
+class ImageUnavailableError(Exception):
     """The image's root cannot be made here; the text says why and what to do."""
 
 
@@ -28,7 +28,7 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 Recipe = Callable[[Path], Sequence[Part]]
 """Fills an empty directory with the image's own files and answers with the machine's directories to mount into it.
-Raises ImageUnavailable."""
+Raises ImageUnavailableError."""
 
 
 @dataclass(frozen=True)

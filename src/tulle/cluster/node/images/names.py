@@ -21,7 +21,7 @@ _REFERENCE = re.compile(
 _MIRRORS = {"index.docker.io": "docker.io", "registry-1.docker.io": "docker.io", "mirror.gcr.io": "docker.io"}
 
 
-class InvalidName(ValueError):
+class ImageNameError(ValueError):
     """The text is not an image reference."""
 
 
@@ -43,10 +43,12 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """Raises InvalidName."""
+    """Raises ImageNameError."""
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise InvalidName(f"couldn't parse image name {text!r}: accepted is [registry/]repository[:tag][@sha256:digest]")
+        raise ImageNameError(
+            f"couldn't parse image name {text!r}: accepted is [registry/]repository[:tag][@sha256:digest]"
+        )
     registry = match["registry"] or "docker.io"
     registry = _MIRRORS.get(registry, registry)
     path = match["path"]

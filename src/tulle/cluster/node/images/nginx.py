@@ -63,7 +63,9 @@ body { width: 35em; margin: 0 auto; font-family: Tahoma, Verdana, Arial, sans-se
 </html>
 """
 
-_ERROR_PAGE = "<!DOCTYPE html>\n<html><head><title>Error</title></head><body><h1>An error occurred.</h1></body></html>\n"
+_ERROR_PAGE = (
+    "<!DOCTYPE html>\n<html><head><title>Error</title></head><body><h1>An error occurred.</h1></body></html>\n"
+)
 
 _ENTRYPOINT = """#!/bin/sh
 set -e

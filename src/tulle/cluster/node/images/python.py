@@ -20,11 +20,17 @@ from tulle.cluster.node.runtime.rootfs import Part
 def directories() -> tuple[str, ...]:
     """The directories that the interpreter needs besides /usr, none of them inside another."""
     source = Path(tulle.__file__).resolve().parent.parent
-    wanted = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), *site.getsitepackages())}
+    wanted = {
+        Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), *site.getsitepackages())
+    }
     wanted.add(source)
     wanted = {path for path in wanted if path.is_dir() and not path.is_relative_to("/usr")}
     wanted |= {path for path in (Path("/usr/local"),) if Path(sys.base_prefix).resolve() == path}
-    return tuple(str(path) for path in sorted(wanted) if not any(path != other and path.is_relative_to(other) for other in wanted))
+    return tuple(
+        str(path)
+        for path in sorted(wanted)
+        if not any(path != other and path.is_relative_to(other) for other in wanted)
+    )
 
 
 def root(directory: Path) -> Sequence[Part]:

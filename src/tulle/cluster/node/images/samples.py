@@ -9,7 +9,13 @@ from tulle.cluster.node.images.model import Image, ImageConfig, docker_hub
 
 _SERVERS = "tulle.cluster.node.images.servers"
 
-_ISTIO_REGISTRIES = ("docker.io/istio", "registry.istio.io/release", "registry.istio.io/testing", "gcr.io/istio-release", "gcr.io/istio-testing")
+_ISTIO_REGISTRIES = (
+    "docker.io/istio",
+    "registry.istio.io/release",
+    "registry.istio.io/testing",
+    "gcr.io/istio-release",
+    "gcr.io/istio-testing",
+)
 
 
 def _server(module: str, *arguments: str) -> tuple[str, ...]:

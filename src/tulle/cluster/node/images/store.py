@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from tulle.cluster.node.images import archive, catalogue, names
-from tulle.cluster.node.images.model import Image, ImageConfig, ImageUnavailable
+from tulle.cluster.node.images.model import Image, ImageConfig, ImageUnavailableError
 from tulle.cluster.node.images.names import Reference
 from tulle.cluster.node.runtime.rootfs import ImageRoot, Part
 
@@ -76,19 +76,21 @@ class ImageStore:
         return self._load(self._key(image)) if image is not None else None
 
     def pull(self, reference: Reference) -> LocalImage:
-        """Make the image's root, unless it is there. Raises ImageUnavailable, saying what is available instead."""
+        """Make the image's root, unless it is there. Raises ImageUnavailableError, saying what is available instead."""
         self._import_archives()
         local = self.find(reference)
         if local is not None:
             return local
         image = self._catalogue.get(reference.repository)
         if image is None:
-            raise ImageUnavailable(self._explain(reference))
+            raise ImageUnavailableError(self._explain(reference))
         with self._locked():
             return self._load(self._key(image)) or self._make(image)
 
     def _explain(self, reference: Reference) -> str:
-        shown = sorted({image.name.removeprefix("docker.io/").removeprefix("library/") for image in self._catalogue.values()})
+        shown = sorted(
+            {image.name.removeprefix("docker.io/").removeprefix("library/") for image in self._catalogue.values()}
+        )
         return (
             f"image {reference} is not in the catalogue and no registry is used. Available are: {', '.join(shown)}. For any other image put an archive "
             f"of it (docker save {reference} -o NAME.tar) into {self.import_directory}"
@@ -121,7 +123,9 @@ class ImageStore:
         # paths in the description are relative to the root's directory, which was renamed after it was made
         parts = tuple(_absolute(part, base) for part in description.parts)
         layers = tuple(str(base / layer) for layer in description.layers)
-        return LocalImage(description.name, description.image_id, description.config, ImageRoot(layers, parts), description.size)
+        return LocalImage(
+            description.name, description.image_id, description.config, ImageRoot(layers, parts), description.size
+        )
 
     def _make(self, image: Image) -> LocalImage:
         key = self._key(image)
@@ -130,10 +134,10 @@ class ImageStore:
         root.mkdir()
         try:
             parts = image.recipe(root)
-        except (ImageUnavailable, OSError) as error:
+        except (ImageUnavailableError, OSError) as error:
             shutil.rmtree(base, ignore_errors=True)
             if isinstance(error, OSError):
-                raise ImageUnavailable(f"making the root of {image.name} failed: {error}") from error
+                raise ImageUnavailableError(f"making the root of {image.name} failed: {error}") from error
             raise
         relative = tuple(_relative(part, base) for part in parts)
         description = Description(
@@ -178,7 +182,7 @@ class ImageStore:
         return tags.get(f"{reference.repository}@{reference.digest}") if reference.digest else tags.get(str(reference))
 
     def _import_archives(self) -> None:
-        """Unpack every archive in the import directory that is new. Raises ImageUnavailable naming one that is broken."""
+        """Unpack every archive in the import directory that is new. Raises ImageUnavailableError naming one that is broken."""
         if not self.import_directory.is_dir():
             return
         with self._locked():
@@ -210,8 +214,8 @@ class ImageStore:
                     self._publish(key, here, description)
                 published += [(str(names.parse(name)), key) for name in image.names]
                 published += [(f"{names.parse(n).repository}@{d}", key) for n in image.names for d in image.digests]
-        except (archive.BrokenArchive, names.InvalidName) as error:
-            raise ImageUnavailable(f"the archive {path} cannot be imported: {error}") from error
+        except (archive.ArchiveError, names.ImageNameError) as error:
+            raise ImageUnavailableError(f"the archive {path} cannot be imported: {error}") from error
         finally:
             shutil.rmtree(base, ignore_errors=True)
         return published
@@ -226,6 +230,4 @@ def _absolute(part: Part, base: Path) -> Part:
 
 
 def _size(directory: Path) -> int:
-    return sum(
-        (Path(folder) / name).lstat().st_size for folder, _, files in os.walk(directory) for name in files
-    )
+    return sum((Path(folder) / name).lstat().st_size for folder, _, files in os.walk(directory) for name in files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class UnknownUser(ValueError):
+class UnknownUserError(ValueError):
     """A user or group name that the image does not know."""
 
 
@@ -20,11 +20,11 @@ class Account:
 
 
 def resolve(user: str, passwd: str, group: str) -> Account:
-    """`user` is `name`, `uid`, `name:group` or `uid:gid`; empty is root. Raises UnknownUser."""
+    """`user` is `name`, `uid`, `name:group` or `uid:gid`; empty is root. Raises UnknownUserError."""
     name, _, group_name = (user or "0").partition(":")
     entry = _passwd_entry(name, passwd)
     if entry is None and not name.isdigit():
-        raise UnknownUser(f"unable to find user {name}: no matching entries in the image's passwd file")
+        raise UnknownUserError(f"unable to find user {name}: no matching entries in the image's passwd file")
     uid = int(entry[2]) if entry is not None else int(name)
     gid = int(entry[3]) if entry is not None else 0
     if group_name:
@@ -50,7 +50,7 @@ def _group_id(name: str, group: str) -> int:
         if entry[0] == name:
             return int(entry[2])
     if not name.isdigit():
-        raise UnknownUser(f"unable to find group {name}: no matching entries in the image's group file")
+        raise UnknownUserError(f"unable to find group {name}: no matching entries in the image's group file")
     return int(name)
 
 

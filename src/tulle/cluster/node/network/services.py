@@ -106,7 +106,7 @@ def render(key: Key, service: Service | None, backends: Iterable[Backend], place
     """
     if service is None:
         return EMPTY
-    vips = [a for a in (*addresses(service), *_external(service)) if a not in placement.local_addresses]
+    vips = [a for a in addresses(service) if a not in placement.local_addresses]
     if not vips:
         return EMPTY
     reachable = tuple(backends)
@@ -160,10 +160,6 @@ def chain_name(key: Key, port: ServicePort) -> str:
     """Stable and short: nft limits names, Kubernetes names may be long."""
     text = "/".join((*key, port.name, port.protocol, str(port.port)))
     return "svc-" + hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _external(service: Service) -> tuple[str, ...]:
-    return tuple(ip for ip in service.spec.external_ips if ":" not in ip)
 
 
 def _targets(port: ServicePort, backends: tuple[Backend, ...]) -> tuple[tuple[str, int], ...]:

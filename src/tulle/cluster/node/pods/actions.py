@@ -8,12 +8,12 @@ import contextlib
 from tulle.cluster.node.pods import requests
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.spec import Container, Handler
-from tulle.cluster.node.runtime.exec import ExecFailed, ExecRequest, ExecSession
+from tulle.cluster.node.runtime.exec import ExecError, ExecRequest, ExecSession
 
 MAX_OUTPUT = 10 * 1024
 
 
-async def perform(node: Node, container: Container, cid: str, handler: Handler, pod_ip: str, timeout: float) -> str:
+async def perform(node: Node, container: Container, cid: str, handler: Handler, *, pod_ip: str, timeout: float) -> str:
     """Do it; an empty text is success, any other says what was wrong. Never takes much longer than `timeout` seconds."""
     try:
         if handler.exec is not None:
@@ -26,7 +26,7 @@ async def perform(node: Node, container: Container, cid: str, handler: Handler, 
             await requests.grpc_health(handler.grpc, pod_ip, timeout)
         elif handler.sleep is not None:
             await asyncio.sleep(min(handler.sleep.seconds, timeout))
-    except requests.RequestFailed as error:
+    except requests.RequestError as error:
         return str(error)
     return ""
 
@@ -35,7 +35,7 @@ async def run(node: Node, cid: str, command: tuple[str, ...], timeout: float) ->
     """Run a command in the container; its output if it fails, or why it could not run."""
     try:
         session = await ExecSession.start(node.runtime.directory(cid), node.paths.crun, cid, ExecRequest(command))
-    except (ExecFailed, OSError) as error:
+    except (ExecError, OSError) as error:
         return f"command could not be started: {error}"
     output = bytearray()
 
@@ -47,7 +47,7 @@ async def run(node: Node, cid: str, command: tuple[str, ...], timeout: float) ->
     try:
         with contextlib.suppress(TimeoutError):
             code = await asyncio.wait_for(collect(), timeout)
-    except ExecFailed as error:
+    except ExecError as error:
         return f"command could not be started: {error}"
     finally:
         await session.hang_up()
@@ -56,7 +56,7 @@ async def run(node: Node, cid: str, command: tuple[str, ...], timeout: float) ->
     if code == 0:
         return ""
     text = output.decode(errors="replace").strip()
-    return text or f"command {command!r} exited with {code}"
+    return text or f'"{" ".join(command)}" exited with {code}'
 
 
 async def _gather(read: object, output: bytearray) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tulle.cluster.node.images.store import LocalImage
-from tulle.cluster.node.images.users import Account, UnknownUser, resolve
+from tulle.cluster.node.images.users import Account, UnknownUserError, resolve
 from tulle.cluster.node.pods import quantity
 from tulle.cluster.node.pods.env import ConfigError
 from tulle.cluster.node.pods.expansion import expand
@@ -65,7 +65,9 @@ def sandbox(pod: Pod, root: str, cgroup: str, netns: str, hostname: str) -> Cont
     sysctls = {} if spec.host_network else dict(_DEFAULT_SYSCTLS)
     for sysctl in spec.security_context.sysctls:
         if sysctl.name not in SAFE_SYSCTLS:
-            raise ConfigError(f"forbidden sysctl: {sysctl.name!r} not allowed; allowed are {', '.join(sorted(SAFE_SYSCTLS))}")
+            raise ConfigError(
+                f"forbidden sysctl: {sysctl.name!r} not allowed; allowed are {', '.join(sorted(SAFE_SYSCTLS))}"
+            )
         sysctls[sysctl.name] = sysctl.value
     return ContainerConfig(
         rootfs=root,
@@ -84,7 +86,7 @@ def sandbox(pod: Pod, root: str, cgroup: str, netns: str, hostname: str) -> Cont
 
 
 def build(
-    pod: Pod, container: Container, image: LocalImage, env: Mapping[str, str], place: Place, machine: Machine
+    pod: Pod, container: Container, image: LocalImage, *, env: Mapping[str, str], place: Place, machine: Machine
 ) -> ContainerConfig:
     """Raises ConfigError with the reason that the container's status shows."""
     context = container.security_context
@@ -112,7 +114,10 @@ def build(
         unmasked_proc=context.proc_mount == "Unmasked",
         filter_devices="CAP_SYS_RESOURCE" in machine.capabilities,
         limits=_limits(container, machine),
-        annotations={"io.kubernetes.pod.name": pod.metadata.name, "io.kubernetes.pod.namespace": pod.metadata.namespace},
+        annotations={
+            "io.kubernetes.pod.name": pod.metadata.name,
+            "io.kubernetes.pod.namespace": pod.metadata.namespace,
+        },
     )
 
 
@@ -127,7 +132,9 @@ def _command(container: Container, image: LocalImage, env: Mapping[str, str]) ->
     args = [expand(word, env) for word in container.command] if container.command else list(entrypoint)
     args += [expand(word, env) for word in container.args] if container.args else list(arguments)
     if not args:
-        raise ConfigError(f"no command specified: image {image.name} has none and container {container.name} gives none")
+        raise ConfigError(
+            f"no command specified: image {image.name} has none and container {container.name} gives none"
+        )
     return args
 
 
@@ -137,7 +144,7 @@ def _account(pod: Pod, container: Container, image: LocalImage) -> Account:
     group = context.run_as_group if context.run_as_group is not None else pod_context.run_as_group
     try:
         account = resolve(image.config.user if wanted is None else str(wanted), image.etc("passwd"), image.etc("group"))
-    except UnknownUser as error:
+    except UnknownUserError as error:
         raise ConfigError(str(error)) from error
     non_root = context.run_as_non_root if context.run_as_non_root is not None else pod_context.run_as_non_root
     if non_root and account.uid == 0:
@@ -174,10 +181,12 @@ def _capabilities(container: Container, machine: Machine) -> list[str]:
         return security.capabilities(
             wanted.add, wanted.drop, privileged=context.privileged, available=machine.capabilities
         )
-    except security.UnknownCapability as error:
+    except security.UnknownCapabilityError as error:
         raise ConfigError(f"securityContext.capabilities names {error}, which is no Linux capability") from error
-    except security.MissingCapability as error:
-        raise ConfigError(f"securityContext.capabilities.add {error}: this node's root does not have it to give") from error
+    except security.MissingCapabilityError as error:
+        raise ConfigError(
+            f"securityContext.capabilities.add {error}: this node's root does not have it to give"
+        ) from error
 
 
 def _seccomp(pod: Pod, container: Container, granted: Sequence[str], machine: Machine) -> Mapping[str, Any] | None:
@@ -193,10 +202,15 @@ def _seccomp(pod: Pod, container: Container, granted: Sequence[str], machine: Ma
     try:
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"seccompProfile.localhostProfile {profile.localhost_profile!r} cannot be read: {error}") from error
+        raise ConfigError(
+            f"seccompProfile.localhostProfile {profile.localhost_profile!r} cannot be read: {error}"
+        ) from error
     keys = ("names", "action", "errnoRet", "args")
     calls = [{k: v for k, v in call.items() if k in keys} for call in document.get("syscalls", [])]
-    return {**{k: document[k] for k in ("defaultAction", "defaultErrnoRet", "architectures") if k in document}, "syscalls": calls}
+    return {
+        **{k: document[k] for k in ("defaultAction", "defaultErrnoRet", "architectures") if k in document},
+        "syscalls": calls,
+    }
 
 
 def _limits(container: Container, machine: Machine) -> Limits:

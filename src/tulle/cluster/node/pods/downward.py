@@ -13,7 +13,7 @@ from tulle.cluster.node.pods.spec import Container, Pod, ResourceFieldRef
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
-class UnknownField(ValueError):
+class UnknownFieldError(ValueError):
     """A field path that the downward API does not have."""
 
 
@@ -28,7 +28,7 @@ class PodFacts:
 
 
 def field(pod: Pod, facts: PodFacts, path: str) -> str:
-    """The value of a fieldRef. Raises UnknownField."""
+    """The value of a fieldRef. Raises UnknownFieldError."""
     match = _SUBSCRIPT.fullmatch(path)
     if match is not None:
         source = pod.metadata.labels if match[1] == "labels" else pod.metadata.annotations
@@ -47,7 +47,7 @@ def field(pod: Pod, facts: PodFacts, path: str) -> str:
         "status.podIPs": facts.ip,
     }
     if path not in values:
-        raise UnknownField(f"fieldRef.fieldPath {path!r} is not supported; accepted are {', '.join(values)}")
+        raise UnknownFieldError(f"fieldRef.fieldPath {path!r} is not supported; accepted are {', '.join(values)}")
     return values[path]
 
 
@@ -56,14 +56,14 @@ def _pairs(values: Mapping[str, str]) -> str:
 
 
 def resource(pod: Pod, container: Container | None, facts: PodFacts, reference: ResourceFieldRef) -> str:
-    """The value of a resourceFieldRef; a limit that is not set is what the node can give. Raises UnknownField."""
+    """The value of a resourceFieldRef; a limit that is not set is what the node can give. Raises UnknownFieldError."""
     subject = pod.container(reference.container_name) if reference.container_name else container
     kind, _, name = reference.resource.partition(".")
     if subject is None or kind not in {"limits", "requests"}:
-        raise UnknownField(f"resourceFieldRef {reference.resource!r} of container {reference.container_name!r} does not exist")
+        raise UnknownFieldError(
+            f"resourceFieldRef {reference.resource!r} of container {reference.container_name!r} does not exist"
+        )
     limits, requests = subject.resources.limits, subject.resources.requests
-    if kind == "limits":
-        value = limits.get(name, facts.allocatable.get(name, "0"))
-    else:
-        value = requests.get(name, limits.get(name, "0"))
+    fallback = facts.allocatable.get(name, "0") if kind == "limits" else limits.get(name, "0")
+    value = (limits if kind == "limits" else requests).get(name, fallback)
     return str(quantity.rounded_up(value, reference.divisor))

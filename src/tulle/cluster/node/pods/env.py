@@ -101,7 +101,7 @@ def _value_from(pod: Pod, container: Container, source: EnvVarSource, sources: S
             return downward.field(pod, sources.facts, source.field_ref.field_path)
         if source.resource_field_ref is not None:
             return downward.resource(pod, container, sources.facts, source.resource_field_ref)
-    except downward.UnknownField as error:
+    except downward.UnknownFieldError as error:
         raise ConfigError(str(error)) from error
     if source.config_map_key_ref is not None:
         return _key(pod, "ConfigMap", source.config_map_key_ref, sources)

@@ -13,7 +13,9 @@ def hosts(pod: Pod, ip: str, hostname: str, cluster_domain: str) -> str:
     """The pod's own name and its hostAliases. With a subdomain the full name comes first, as in Kubernetes."""
     lines = [_HEAD]
     if pod.spec.subdomain:
-        lines.append(f"{ip}\t{hostname}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{cluster_domain}\t{hostname}\n")
+        lines.append(
+            f"{ip}\t{hostname}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{cluster_domain}\t{hostname}\n"
+        )
     else:
         lines.append(f"{ip}\t{hostname}\n")
     if pod.spec.host_aliases:

@@ -53,7 +53,9 @@ class PodManager:
 
     def find(self, namespace: str, name: str) -> PodWorker | None:
         """The worker of a pod by name: the one that is there now, not one that is going away under the same name."""
-        found = [w for w in self.workers.values() if (w.pod.metadata.namespace, w.pod.metadata.name) == (namespace, name)]
+        found = [
+            w for w in self.workers.values() if (w.pod.metadata.namespace, w.pod.metadata.name) == (namespace, name)
+        ]
         return min(found, key=lambda w: w.gone, default=None)
 
     def documents(self) -> list[Mapping[str, Any]]:
@@ -64,7 +66,8 @@ class PodManager:
 
     async def run(self) -> None:
         """Follow the pods until cancelled; the containers stay when this ends."""
-        assert self._node is not None and self._informer is not None
+        assert self._node is not None
+        assert self._informer is not None
         informer = self._informer
         following = asyncio.create_task(informer.run(), name="pods of this node")
         try:
@@ -128,13 +131,18 @@ class PodManager:
             asyncio.get_running_loop().call_later(5.0, self._revive, worker)
 
     def _revive(self, worker: PodWorker) -> None:
-        document = self._informer.store.get((worker.pod.metadata.namespace, worker.pod.metadata.name)) if self._informer else None
+        document = (
+            self._informer.store.get((worker.pod.metadata.namespace, worker.pod.metadata.name))
+            if self._informer
+            else None
+        )
         if document is not None and document["metadata"]["uid"] == worker.pod.metadata.uid:
             self._add(spec.parse(document))
 
     async def _end_orphans(self) -> None:
         """Containers of pods that were deleted while this process was not there."""
-        assert self._node is not None and self._informer is not None
+        assert self._node is not None
+        assert self._informer is not None
         known = {document["metadata"]["uid"] for document in self._informer.store.values()}
         left: dict[str, PodRef] = {}
         for status in self._node.runtime.statuses.values():

@@ -70,7 +70,9 @@ class ObjectCache:
             kind, namespace, name = key
             informer = Informer(self._client, _RESOURCES[kind], namespace, field_selector=f"metadata.name={name}")
             informer.on_change(lambda _change: self._changed(key))
-            followed = _Followed(informer, asyncio.create_task(informer.run(), name=f"follow {kind} {namespace}/{name}"))
+            followed = _Followed(
+                informer, asyncio.create_task(informer.run(), name=f"follow {kind} {namespace}/{name}")
+            )
             self._followed[key] = followed
         followed.users.add(uid)
         return followed
@@ -102,7 +104,11 @@ class ObjectCache:
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": {"audiences": [audience] if audience else [], "expirationSeconds": seconds, "boundObjectRef": bound},
+            "spec": {
+                "audiences": [audience] if audience else [],
+                "expirationSeconds": seconds,
+                "boundObjectRef": bound,
+            },
         }
         path = SERVICE_ACCOUNTS.path(pod.metadata.namespace, pod.spec.service_account_name, "token")
         answer = msgspec.json.decode(await self._client.raw("POST", path, msgspec.json.encode(body)))

@@ -7,7 +7,7 @@ have started; then all containers together; what ended is started again as resta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from tulle.cluster.node.pods.runs import ContainerRuns, Run
@@ -23,21 +23,19 @@ Outcome = Literal["", "Succeeded", "Failed"]
 
 @dataclass(frozen=True)
 class Plan:
-    """`start` and `stop` name containers; `wake_at` is when to ask again; `outcome` is set once nothing will be started any more."""
+    """`start` names containers; `wake_at` is when to ask again; with an `outcome` nothing is started any more and what still
+    runs has to end."""
 
     start: tuple[str, ...] = ()
-    stop: Mapping[str, str] = field(default_factory=dict)
     backing_off: frozenset[str] = frozenset()
     wake_at: float | None = None
     initialized: bool = False
     outcome: Outcome = ""
 
 
-def next_backoff(previous: float, ran_for: float) -> float:
-    """Seconds to wait before a container is started again if it ends once more after having run `ran_for` seconds."""
-    if ran_for >= RESET_AFTER or previous == 0.0:
-        return FIRST_BACKOFF
-    return min(previous * 2, LAST_BACKOFF)
+def next_backoff(previous: float) -> float:
+    """Seconds to wait before a container is started again if it ends once more, given the seconds of the time before."""
+    return min(previous * 2, LAST_BACKOFF) if previous else FIRST_BACKOFF
 
 
 def plan(spec: PodSpec, runs: Mapping[str, ContainerRuns], now: float) -> Plan:
@@ -59,14 +57,13 @@ class _Builder:
         main_ran = any(self._current(c.name) is not None for c in self._spec.containers)
         initialized, failed = self._init_containers(main_ran)
         if failed:
-            return Plan(stop=self._running("pod failed"), outcome="Failed")
+            return Plan(outcome="Failed")
         if initialized:
             outcome = self._containers()
             if outcome:
-                return Plan(stop=self._running("pod finished"), initialized=True, outcome=outcome)
+                return Plan(initialized=True, outcome=outcome)
         return Plan(
             start=tuple(self._start),
-            stop={},
             backing_off=frozenset(self._backing_off),
             wake_at=min(self._wake, default=None),
             initialized=initialized,
@@ -118,10 +115,6 @@ class _Builder:
     def _current(self, name: str) -> Run | None:
         known = self._runs.get(name)
         return known.current if known is not None else None
-
-    def _running(self, why: str) -> dict[str, str]:
-        """Everything that still runs, sidecars included."""
-        return {n: why for n, known in self._runs.items() if known.current is not None and known.current.state == "running"}
 
 
 def _succeeded(run: Run) -> bool:

@@ -100,7 +100,9 @@ def _projected(pod: Pod, source: ProjectedSource, material: Material, owner: _Ow
         if part.config_map is not None:
             found.update(owner.adopt(_config_map(part.config_map, mode, material)))
         if part.secret is not None:
-            as_secret = SecretSource(secret_name=part.secret.name, items=part.secret.items, optional=part.secret.optional)
+            as_secret = SecretSource(
+                secret_name=part.secret.name, items=part.secret.items, optional=part.secret.optional
+            )
             found.update(owner.adopt(_secret(as_secret, mode, material)))
         if part.downward_api is not None:
             found.update(owner.adopt(_downward(pod, part.downward_api, mode, material)))
@@ -128,7 +130,9 @@ def _secret(source: SecretSource, mode: int, material: Material) -> dict[str, Fi
     return _select(data, source.items, mode, f"secret {source.secret_name}", optional=source.optional)
 
 
-def _select(data: Mapping[str, bytes], items: tuple[KeyToPath, ...], mode: int, name: str, *, optional: bool) -> dict[str, File]:
+def _select(
+    data: Mapping[str, bytes], items: tuple[KeyToPath, ...], mode: int, name: str, *, optional: bool
+) -> dict[str, File]:
     if not items:
         return {key: File(value, mode) for key, value in data.items()}
     chosen = {}
@@ -150,7 +154,7 @@ def _downward(pod: Pod, source: DownwardSource, mode: int, material: Material) -
                 value = downward.resource(pod, None, material.facts, item.resource_field_ref)
             else:
                 raise VolumeError(f"downwardAPI item {item.path!r} has neither fieldRef nor resourceFieldRef")
-        except downward.UnknownField as error:
+        except downward.UnknownFieldError as error:
             raise VolumeError(str(error)) from error
         found[item.path] = File(value.encode(), mode if item.mode is None else item.mode)
     return found

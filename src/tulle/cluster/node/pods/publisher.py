@@ -51,6 +51,11 @@ class Publisher:
         if not self._written:
             return pod
         ours = {c["type"]: c for c in self._written.get("conditions", ())}
-        conditions = [ours.pop(c["type"], c) if c["type"] in status.OWN_CONDITIONS else c for c in pod.status.get("conditions", ())]
+        conditions = [
+            ours.pop(c["type"], c) if c["type"] in status.OWN_CONDITIONS else c
+            for c in pod.status.get("conditions", ())
+        ]
         conditions += [c for kind, c in ours.items() if kind in status.OWN_CONDITIONS]
-        return Pod(metadata=pod.metadata, spec=pod.spec, status={**pod.status, **self._written, "conditions": conditions})
+        return Pod(
+            metadata=pod.metadata, spec=pod.spec, status={**pod.status, **self._written, "conditions": conditions}
+        )

@@ -14,7 +14,7 @@ MAX_BODY = 10 * 1024
 USER_AGENT = "kube-probe/1.36"
 
 
-class RequestFailed(Exception):
+class RequestError(Exception):
     """The answer was not a good one; the text is what the event says."""
 
 
@@ -27,11 +27,11 @@ def _unverified() -> ssl.SSLContext:
 
 
 async def http_get(container: Container, action: HTTPGet, pod_ip: str, timeout: float) -> None:
-    """Good is any status from 200 to 399. Raises RequestFailed."""
+    """Good is any status from 200 to 399. Raises RequestError."""
     try:
         port = container.port(action.port)
     except ValueError as error:
-        raise RequestFailed(str(error)) from error
+        raise RequestError(str(error)) from error
     host = action.host or pod_ip
     shown = f"[{host}]" if ":" in host else host
     path = action.path if action.path.startswith("/") else f"/{action.path}"
@@ -48,37 +48,41 @@ async def http_get(container: Container, action: HTTPGet, pod_ip: str, timeout: 
             body = await answer.content.read(MAX_BODY)
             status = answer.status
     except TimeoutError as error:
-        raise RequestFailed(f'Get "{url}": context deadline exceeded (Client.Timeout exceeded while awaiting headers)') from error
+        raise RequestError(
+            f'Get "{url}": context deadline exceeded (Client.Timeout exceeded while awaiting headers)'
+        ) from error
     except aiohttp.ClientConnectorError as error:
-        raise RequestFailed(f'Get "{url}": dial tcp {shown}:{port}: connect: {_reason(error.os_error)}') from error
+        raise RequestError(f'Get "{url}": dial tcp {shown}:{port}: connect: {_reason(error.os_error)}') from error
     except (aiohttp.ClientError, ValueError) as error:
-        raise RequestFailed(f'Get "{url}": {error}') from error
+        raise RequestError(f'Get "{url}": {error}') from error
     if not 200 <= status < 400:
         shown_body = body.decode(errors="replace").strip()
-        raise RequestFailed(f"HTTP probe failed with statuscode: {status}" + (f" ({shown_body[:200]})" if shown_body else ""))
+        raise RequestError(
+            f"HTTP probe failed with statuscode: {status}" + (f" ({shown_body[:200]})" if shown_body else "")
+        )
 
 
 async def tcp_connect(container: Container, action: TCPSocket, pod_ip: str, timeout: float) -> None:
-    """Good is a connection that opens. Raises RequestFailed."""
+    """Good is a connection that opens. Raises RequestError."""
     try:
         port = container.port(action.port)
     except ValueError as error:
-        raise RequestFailed(str(error)) from error
+        raise RequestError(str(error)) from error
     host = action.host or pod_ip
     try:
         async with asyncio.timeout(timeout):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError as error:
-        raise RequestFailed(f"dial tcp {host}:{port}: i/o timeout") from error
+        raise RequestError(f"dial tcp {host}:{port}: i/o timeout") from error
     except OSError as error:
-        raise RequestFailed(f"dial tcp {host}:{port}: connect: {_reason(error)}") from error
+        raise RequestError(f"dial tcp {host}:{port}: connect: {_reason(error)}") from error
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
 
 
 async def grpc_health(action: GRPC, pod_ip: str, timeout: float) -> None:
-    """The grpc.health.v1 Check call; good is SERVING. Raises RequestFailed."""
+    """The grpc.health.v1 Check call; good is SERVING. Raises RequestError."""
     import grpc.aio  # noqa: PLC0415 - large, and only pods with a gRPC probe need it
 
     name = action.service.encode()
@@ -88,9 +92,9 @@ async def grpc_health(action: GRPC, pod_ip: str, timeout: float) -> None:
         try:
             answer: bytes = await check(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            raise RequestFailed(f"error: health rpc failed: {error.code().name}: {error.details()}") from error
+            raise RequestError(f"error: health rpc failed: {error.code().name}: {error.details()}") from error
     if answer != b"\x08\x01":  # field 1, value 1: SERVING
-        raise RequestFailed(f'service unhealthy (responded with "{"UNKNOWN" if not answer else "NOT_SERVING"}")')
+        raise RequestError(f'service unhealthy (responded with "{"UNKNOWN" if not answer else "NOT_SERVING"}")')
 
 
 def _varint(number: int) -> bytes:

@@ -14,13 +14,13 @@ from tulle.cluster.node.pods.spec import Container, Pod
 from tulle.cluster.node.runtime import cgroups
 from tulle.cluster.node.runtime.oci import Mount
 from tulle.cluster.node.runtime.records import Record, Status
-from tulle.cluster.node.runtime.runtime import RuntimeFailure, new_id
+from tulle.cluster.node.runtime.runtime import ContainerError, new_id
 from tulle.cluster.node.seams import NetworkError
 
 SHM_SIZE = "64m"
 
 
-class SandboxFailed(Exception):
+class SandboxError(Exception):
     """The sandbox could not be made (FailedCreatePodSandBox); it is tried again."""
 
 
@@ -43,19 +43,19 @@ def hostname(node: Node, pod: Pod) -> str:
 
 
 async def ensure(node: Node, pod: Pod, existing: Status | None) -> Sandbox:
-    """Make the sandbox, or take over `existing`; idempotent. Raises SandboxFailed."""
+    """Make the sandbox, or take over `existing`; idempotent. Raises SandboxError."""
     try:
         network = await node.network.attach(pod.ref, pod.spec.host_network)
     except NetworkError as error:
-        raise SandboxFailed(f"failed to set up the network of sandbox {pod.ref}: {error.reason}") from error
+        raise SandboxError(f"failed to set up the network of sandbox {pod.ref}: {error.reason}") from error
     ip = network.ip or node.ip
     try:
         _prepare(node, pod, ip)
         if existing is not None:
             return Sandbox(existing.record.cid, existing.pid, network.netns_path, ip)
         return await _create(node, pod, network.netns_path, ip)
-    except (OSError, RuntimeFailure, ConfigError) as error:
-        raise SandboxFailed(f"failed to create sandbox of {pod.ref}: {error}") from error
+    except (OSError, ContainerError, ConfigError) as error:
+        raise SandboxError(f"failed to create sandbox of {pod.ref}: {error}") from error
 
 
 def _prepare(node: Node, pod: Pod, ip: str) -> None:
@@ -94,13 +94,19 @@ async def _create(node: Node, pod: Pod, netns: str, ip: str) -> Sandbox:
     cid, meta = new_id(), pod.metadata
     cgroup = cgroups.container_path(meta.uid, cid)
     record = Record(
-        cid=cid, kind="sandbox", pod_uid=meta.uid, pod_namespace=meta.namespace, pod_name=meta.name, name="POD", attempt=0
+        cid=cid,
+        kind="sandbox",
+        pod_uid=meta.uid,
+        pod_namespace=meta.namespace,
+        pod_name=meta.name,
+        name="POD",
+        attempt=0,
     )
     config = container.sandbox(pod, str(node.paths.pause), cgroup, netns, hostname(node, pod))
     await node.runtime.create(record, config, None)
     status = await node.runtime.run(cid)
     if status.exit is not None:
-        raise RuntimeFailure(f"the sandbox ended at once with code {status.exit.exit_code}")
+        raise ContainerError(f"the sandbox ended at once with code {status.exit.exit_code}")
     return Sandbox(cid, status.pid, netns, ip)
 
 
@@ -117,5 +123,3 @@ def mounts(node: Node, pod: Pod, spec: Container, message_file: Path) -> list[Mo
         wanted[spec.termination_message_path] = message_file
     own = {mount.mount_path.rstrip("/") for mount in spec.volume_mounts}
     return [Mount(str(source), target) for target, source in wanted.items() if target not in own]
-
-

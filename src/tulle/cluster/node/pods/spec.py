@@ -13,51 +13,51 @@ import msgspec
 from tulle.cluster.node.seams import PodRef
 
 
-class Base(msgspec.Struct, kw_only=True, rename="camel"):
+class Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Names are the API's, in snake case."""
 
 
-class ObjectReference(Base):
+class ObjectReference(Base, frozen=True):
     name: str = ""
     optional: bool = False
 
 
-class KeySelector(Base):
+class KeySelector(Base, frozen=True):
     key: str
     name: str = ""
     optional: bool = False
 
 
-class FieldRef(Base):
+class FieldRef(Base, frozen=True):
     field_path: str
 
 
-class ResourceFieldRef(Base):
+class ResourceFieldRef(Base, frozen=True):
     resource: str
     container_name: str = ""
     divisor: str | int | float = "1"
 
 
-class EnvVarSource(Base):
+class EnvVarSource(Base, frozen=True):
     field_ref: FieldRef | None = None
     resource_field_ref: ResourceFieldRef | None = None
     config_map_key_ref: KeySelector | None = None
     secret_key_ref: KeySelector | None = None
 
 
-class EnvVar(Base):
+class EnvVar(Base, frozen=True):
     name: str
     value: str = ""
     value_from: EnvVarSource | None = None
 
 
-class EnvFrom(Base):
+class EnvFrom(Base, frozen=True):
     prefix: str = ""
     config_map_ref: ObjectReference | None = None
     secret_ref: ObjectReference | None = None
 
 
-class VolumeMount(Base):
+class VolumeMount(Base, frozen=True):
     name: str
     mount_path: str
     read_only: bool = False
@@ -66,12 +66,12 @@ class VolumeMount(Base):
     mount_propagation: str = "None"
 
 
-class HTTPHeader(Base):
+class HTTPHeader(Base, frozen=True):
     name: str
     value: str
 
 
-class HTTPGet(Base):
+class HTTPGet(Base, frozen=True):
     port: int | str
     path: str = "/"
     host: str = ""
@@ -79,25 +79,25 @@ class HTTPGet(Base):
     http_headers: tuple[HTTPHeader, ...] = ()
 
 
-class TCPSocket(Base):
+class TCPSocket(Base, frozen=True):
     port: int | str
     host: str = ""
 
 
-class GRPC(Base):
+class GRPC(Base, frozen=True):
     port: int
     service: str = ""
 
 
-class Exec(Base):
+class Exec(Base, frozen=True):
     command: tuple[str, ...] = ()
 
 
-class Sleep(Base):
+class Sleep(Base, frozen=True):
     seconds: int
 
 
-class Handler(Base):
+class Handler(Base, frozen=True):
     """What a hook or a probe does; exactly one field is set."""
 
     exec: Exec | None = None
@@ -107,7 +107,7 @@ class Handler(Base):
     grpc: GRPC | None = None
 
 
-class Probe(Handler):
+class Probe(Handler, frozen=True):
     """Times are seconds."""
 
     initial_delay_seconds: int = 0
@@ -118,23 +118,23 @@ class Probe(Handler):
     termination_grace_period_seconds: int | None = None
 
 
-class Lifecycle(Base):
+class Lifecycle(Base, frozen=True):
     post_start: Handler | None = None
     pre_stop: Handler | None = None
     stop_signal: str = ""
 
 
-class Capabilities(Base):
+class Capabilities(Base, frozen=True):
     add: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
 
 
-class SeccompProfile(Base):
+class SeccompProfile(Base, frozen=True):
     type: str
     localhost_profile: str = ""
 
 
-class SecurityContext(Base):
+class SecurityContext(Base, frozen=True):
     run_as_user: int | None = None
     run_as_group: int | None = None
     run_as_non_root: bool | None = None
@@ -146,12 +146,12 @@ class SecurityContext(Base):
     proc_mount: str = "Default"
 
 
-class Sysctl(Base):
+class Sysctl(Base, frozen=True):
     name: str
     value: str
 
 
-class PodSecurityContext(Base):
+class PodSecurityContext(Base, frozen=True):
     run_as_user: int | None = None
     run_as_group: int | None = None
     run_as_non_root: bool | None = None
@@ -161,19 +161,19 @@ class PodSecurityContext(Base):
     seccomp_profile: SeccompProfile | None = None
 
 
-class ContainerPort(Base):
+class ContainerPort(Base, frozen=True):
     container_port: int
     name: str = ""
     protocol: str = "TCP"
     host_port: int = 0
 
 
-class Resources(Base):
+class Resources(Base, frozen=True):
     limits: Mapping[str, str | int | float] = {}
     requests: Mapping[str, str | int | float] = {}
 
 
-class Container(Base):
+class Container(Base, frozen=True):
     name: str
     image: str = ""
     command: tuple[str, ...] = ()
@@ -207,13 +207,13 @@ class Container(Base):
         raise ValueError(f"container {self.name} has no port named {port!r}")
 
 
-class KeyToPath(Base):
+class KeyToPath(Base, frozen=True):
     key: str
     path: str
     mode: int | None = None
 
 
-class ConfigMapSource(Base):
+class ConfigMapSource(Base, frozen=True):
     """A ConfigMap or, in a projected volume, a Secret: both have the same shape there."""
 
     name: str = ""
@@ -222,54 +222,54 @@ class ConfigMapSource(Base):
     optional: bool = False
 
 
-class SecretSource(Base):
+class SecretSource(Base, frozen=True):
     secret_name: str = ""
     items: tuple[KeyToPath, ...] = ()
     default_mode: int = 0o644
     optional: bool = False
 
 
-class DownwardFile(Base):
+class DownwardFile(Base, frozen=True):
     path: str
     field_ref: FieldRef | None = None
     resource_field_ref: ResourceFieldRef | None = None
     mode: int | None = None
 
 
-class DownwardSource(Base):
+class DownwardSource(Base, frozen=True):
     items: tuple[DownwardFile, ...] = ()
     default_mode: int = 0o644
 
 
-class TokenSource(Base):
+class TokenSource(Base, frozen=True):
     path: str
     audience: str = ""
     expiration_seconds: int = 3600
 
 
-class Projection(Base):
+class Projection(Base, frozen=True):
     config_map: ConfigMapSource | None = None
     secret: ConfigMapSource | None = None
     downward_api: DownwardSource | None = msgspec.field(default=None, name="downwardAPI")
     service_account_token: TokenSource | None = None
 
 
-class ProjectedSource(Base):
+class ProjectedSource(Base, frozen=True):
     sources: tuple[Projection, ...] = ()
     default_mode: int = 0o644
 
 
-class EmptyDirSource(Base):
+class EmptyDirSource(Base, frozen=True):
     medium: str = ""
     size_limit: str | int | None = None
 
 
-class HostPathSource(Base):
+class HostPathSource(Base, frozen=True):
     path: str
     type: str = ""
 
 
-class Volume(Base):
+class Volume(Base, frozen=True):
     name: str
     empty_dir: EmptyDirSource | None = None
     host_path: HostPathSource | None = None
@@ -279,27 +279,27 @@ class Volume(Base):
     projected: ProjectedSource | None = None
 
 
-class HostAlias(Base):
+class HostAlias(Base, frozen=True):
     ip: str
     hostnames: tuple[str, ...] = ()
 
 
-class DNSOption(Base):
+class DNSOption(Base, frozen=True):
     name: str = ""
     value: str = ""
 
 
-class DNSConfig(Base):
+class DNSConfig(Base, frozen=True):
     nameservers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
     options: tuple[DNSOption, ...] = ()
 
 
-class ReadinessGate(Base):
+class ReadinessGate(Base, frozen=True):
     condition_type: str
 
 
-class PodSpec(Base):
+class PodSpec(Base, frozen=True):
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
     volumes: tuple[Volume, ...] = ()
@@ -323,7 +323,7 @@ class PodSpec(Base):
     set_hostname_as_fqdn: bool = msgspec.field(default=False, name="setHostnameAsFQDN")
 
 
-class Metadata(Base):
+class Metadata(Base, frozen=True):
     name: str
     namespace: str = "default"
     uid: str = ""
@@ -334,7 +334,7 @@ class Metadata(Base):
     creation_timestamp: str | None = None
 
 
-class Pod(Base):
+class Pod(Base, frozen=True):
     """`status` stays as it came: the node adds to it what others wrote there."""
 
     metadata: Metadata

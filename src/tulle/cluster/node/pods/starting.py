@@ -20,7 +20,7 @@ from tulle.cluster.node.pods.spec import Container, Pod
 from tulle.cluster.node.pods.volumes import Prepared
 from tulle.cluster.node.runtime import cgroups
 from tulle.cluster.node.runtime.records import Exit, Record
-from tulle.cluster.node.runtime.runtime import RuntimeFailure, new_id
+from tulle.cluster.node.runtime.runtime import ContainerError, new_id
 from tulle.cluster.node.runtime.shim.client import ShimError
 from tulle.kube.errors import ApiError
 
@@ -28,7 +28,7 @@ START_FAILED_CODE = 128
 HOOK_TIMEOUT = 600.0
 
 
-class StartFailed(Exception):
+class NotStartedError(Exception):
     """The container was not made. `reason` is its waiting reason."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -58,7 +58,7 @@ class Start:
     async def run(self) -> Run:
         """The new run, which may have ended at once: a program that is not there gives exit code 128, as with other runtimes.
 
-        Raises PullFailed, StartFailed.
+        Raises PullError, NotStartedError.
         """
         image = await self.node.pulls.ensure(self.container, self.tell)
         cid = new_id()
@@ -69,19 +69,19 @@ class Start:
             machine = Machine(
                 self.node.capabilities, self.node.runtime.controllers, self.node.paths.fs / "var/lib/kubelet/seccomp"
             )
-            config = build(self.pod, self.container, image, values, place, machine)
+            config = build(self.pod, self.container, image, env=values, place=place, machine=machine)
         except (ConfigError, VolumeError) as error:
             self.tell("Warning", "Failed", f"Error: {error}")
-            raise StartFailed("CreateContainerConfigError", str(error)) from error
+            raise NotStartedError("CreateContainerConfigError", str(error)) from error
         run = Run(self.container.name, self.attempt, "running", cid, self.container.image, image.image_id)
         try:
             await self.node.runtime.create(record, config, image.root)
             self.tell("Normal", "Created", f"Created container: {self.container.name}")
             status = await self.node.runtime.run(cid)
-        except RuntimeFailure as error:
+        except ContainerError as error:
             return self._never_started(run, str(error))
         except ShimError as error:
-            raise StartFailed("CreateContainerError", str(error)) from error
+            raise NotStartedError("CreateContainerError", str(error)) from error
         self.tell("Normal", "Started", f"Started container {self.container.name}")
         run.started_at = status.started_at
         return run
@@ -151,5 +151,6 @@ class Start:
         hook = self.container.lifecycle.post_start
         if hook is None:
             return ""
-        return await actions.perform(self.node, self.container, run.cid, hook, self.sandbox.ip, HOOK_TIMEOUT)
-
+        return await actions.perform(
+            self.node, self.container, run.cid, hook, pod_ip=self.sandbox.ip, timeout=HOOK_TIMEOUT
+        )

@@ -128,7 +128,7 @@ def terminated(run: Run) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "exitCode": run.exit.exit_code,
         "reason": run.end_reason,
-        "startedAt": rfc3339(run.started_at) if run.started_at else None,
+        "startedAt": rfc3339(run.started_at or run.exit.finished_at),
         "finishedAt": rfc3339(run.exit.finished_at),
     }
     if run.exit.signal:
@@ -170,7 +170,7 @@ def _conditions(
         "PodScheduled": (True, "", ""),
     }
     known = {c["type"]: c for c in pod.status.get("conditions", [])}
-    conditions = [_condition(kind, *value, known.get(kind), now) for kind, value in wanted.items()]
+    conditions = [_condition(kind, value, known.get(kind), now) for kind, value in wanted.items()]
     return conditions + [dict(c) for kind, c in known.items() if kind not in wanted]
 
 
@@ -189,13 +189,12 @@ def _pod_ready(pod: Pod, phase: str, done: bool, unready: Sequence[str]) -> tupl
     known = {c["type"]: c["status"] for c in pod.status.get("conditions", [])}
     closed = [gate.condition_type for gate in pod.spec.readiness_gates if known.get(gate.condition_type) != "True"]
     if closed:
-        return False, "ReadinessGatesNotReady", f"the status of pod readiness gate {closed[0]!r} is not \"True\""
+        return False, "ReadinessGatesNotReady", f'the status of pod readiness gate {closed[0]!r} is not "True"'
     return True, "", ""
 
 
-def _condition(
-    kind: str, status: bool, reason: str, message: str, known: Mapping[str, Any] | None, now: str
-) -> dict[str, Any]:
+def _condition(kind: str, verdict: tuple[bool, str, str], known: Mapping[str, Any] | None, now: str) -> dict[str, Any]:
+    status, reason, message = verdict
     value = "True" if status else "False"
     same = known is not None and known.get("status") == value
     condition: dict[str, Any] = {

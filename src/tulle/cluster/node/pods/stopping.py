@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import signal
 import time
+from dataclasses import dataclass
 
 from tulle.cluster.node.pods import actions
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.runs import Run
-from tulle.cluster.node.pods.spec import Container, Pod
+from tulle.cluster.node.pods.spec import Container, Handler, Pod
 from tulle.cluster.node.runtime.shim.client import ShimError
 
 MIN_GRACE = 2.0
@@ -43,9 +44,11 @@ class Deadline:
                 return False
             self._moved.clear()
             waits = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._moved.wait())}
-            _, pending = await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            for wait in pending:
-                wait.cancel()
+            try:
+                await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
         return True
 
 
@@ -57,36 +60,52 @@ def signal_number(name: str) -> int:
     return int(getattr(signal, full, signal.SIGTERM))
 
 
-async def stop(node: Node, pod: Pod, container: Container, run: Run, ended: asyncio.Event, deadline: Deadline, ip: str) -> None:
-    """Returns when the container has ended. A shim that is gone took its containers with it, so that is an end too."""
-    hook = container.lifecycle.pre_stop
-    at_least = 0.0
-    if hook is not None and deadline.left > 0 and not ended.is_set():
-        text = await _hook(node, pod, container, run, ended, deadline, ip)
-        if text:
-            node.event(pod, "Warning", "FailedPreStopHook", f"PreStopHook failed: {text}", container.name)
-        at_least = MIN_GRACE if deadline.left < MIN_GRACE else 0.0
-    status = node.runtime.statuses.get(run.cid)
-    number = signal_number(container.lifecycle.stop_signal or (status.record.stop_signal if status else "SIGTERM"))
-    with contextlib.suppress(ShimError):
-        if deadline.left > 0 or at_least:
-            await node.runtime.signal(run.cid, number)
-            if await deadline.wait_for(ended, at_least):
-                return
-        await node.runtime.kill(run.cid)
-        await ended.wait()
+@dataclass(frozen=True)
+class Ending:
+    """One container that is to end; `ended` is set when it has."""
 
+    node: Node
+    pod: Pod
+    container: Container
+    run: Run
+    ended: asyncio.Event
+    deadline: Deadline
+    pod_ip: str
 
-async def _hook(
-    node: Node, pod: Pod, container: Container, run: Run, ended: asyncio.Event, deadline: Deadline, ip: str
-) -> str:
-    hook = container.lifecycle.pre_stop
-    assert hook is not None
-    work = asyncio.create_task(actions.perform(node, container, run.cid, hook, ip, deadline.left))
-    over = asyncio.create_task(deadline.wait_for(ended))
-    await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
-    over.cancel()
-    if work.done():
-        return work.result()
-    work.cancel()
-    return "" if ended.is_set() else "it did not end within the grace period"
+    async def stop(self) -> None:
+        """Returns when the container has ended. A shim that is gone took its containers with it: that is an end too."""
+        at_least = 0.0
+        if self.container.lifecycle.pre_stop is not None and self.deadline.left > 0 and not self.ended.is_set():
+            text = await self._hook(self.container.lifecycle.pre_stop)
+            if text:
+                message = f"PreStopHook failed: {text}"
+                self.node.event(self.pod, "Warning", "FailedPreStopHook", message, self.container.name)
+            at_least = MIN_GRACE if self.deadline.left < MIN_GRACE else 0.0
+        with contextlib.suppress(ShimError):
+            if self.deadline.left > 0 or at_least:
+                await self.node.runtime.signal(self.run.cid, self._signal())
+                if await self.deadline.wait_for(self.ended, at_least):
+                    return
+            await self.node.runtime.kill(self.run.cid)
+            await self.ended.wait()
+
+    def _signal(self) -> int:
+        status = self.node.runtime.statuses.get(self.run.cid)
+        image = status.record.stop_signal if status is not None else "SIGTERM"
+        return signal_number(self.container.lifecycle.stop_signal or image)
+
+    async def _hook(self, hook: Handler) -> str:
+        """Run the hook until it is done or the grace period is over; what went wrong."""
+        perform = actions.perform(
+            self.node, self.container, self.run.cid, hook, pod_ip=self.pod_ip, timeout=self.deadline.left
+        )
+        work = asyncio.create_task(perform)
+        over = asyncio.create_task(self.deadline.wait_for(self.ended))
+        try:
+            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            return "" if self.ended.is_set() else "it did not end within the grace period"
+        finally:
+            work.cancel()
+            over.cancel()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +146,9 @@ def mounts(container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_pa
         if base is None:
             raise VolumeError(f'volumeMounts names volume "{mount.name}", which the pod does not have')
         if mount.mount_propagation not in _PROPAGATION:
-            raise VolumeError(f"mountPropagation {mount.mount_propagation!r} is not one of None, HostToContainer, Bidirectional")
+            raise VolumeError(
+                f"mountPropagation {mount.mount_propagation!r} is not one of None, HostToContainer, Bidirectional"
+            )
         sub_path = sub_paths.get(mount.mount_path, "")
         source = _inside(base, sub_path) if sub_path else base
         propagation = _PROPAGATION[mount.mount_propagation]
@@ -166,5 +167,3 @@ def _inside(base: Path, sub_path: str) -> Path:
         target.mkdir(parents=True)
         shutil.copymode(base, target)
     return target
-
-

@@ -27,7 +27,7 @@ from tulle.cluster.node.runtime.shim import spawn
 _CHUNK = 64 * 1024
 
 
-class ExecFailed(Exception):
+class ExecError(Exception):
     """The process could not be started; `code` is what a shell would answer (126, 127) or None if crun never got that far."""
 
     def __init__(self, reason: str, code: int | None = None) -> None:
@@ -55,7 +55,7 @@ class ExecSession:
 
     @classmethod
     async def start(cls, container: Path, crun_root: Path, cid: str, request: ExecRequest) -> ExecSession:
-        """Start `request` in the container whose directory is `container`. Raises ExecFailed."""
+        """Start `request` in the container whose directory is `container`. Raises ExecError."""
         config = msgspec.json.decode((container / "config.json").read_bytes())["process"]
         config.update(args=list(request.command), terminal=request.tty)
         if request.tty:
@@ -69,7 +69,9 @@ class ExecSession:
         command += ["exec", "--process", f"/proc/self/fd/{process_file}", "--pid-file", str(pid_file)]
         try:
             if request.tty:
-                return await cls._with_terminal(command, cid, pid_file, log, process_file, container / f"exec-{tag}.sock")
+                return await cls._with_terminal(
+                    command, cid, pid_file, log, process_file, container / f"exec-{tag}.sock"
+                )
             process = await asyncio.create_subprocess_exec(
                 *command,
                 cid,
@@ -135,13 +137,15 @@ class ExecSession:
                 fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     async def wait(self) -> int:
-        """The exit code (128 + signal if one ended it). Raises ExecFailed if the process never ran."""
+        """The exit code (128 + signal if one ended it). Raises ExecError if the process never ran."""
         code = await self._process.wait()
         reason = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
         never_ran = not self._pid_file.exists()
         self._clean()
         if reason and (never_ran or code in {126, 127, 1, 255}):
-            raise ExecFailed(_reason(reason), 126 if "ermission denied" in reason else 127 if "o such file" in reason else None)
+            raise ExecError(
+                _reason(reason), 126 if "ermission denied" in reason else 127 if "o such file" in reason else None
+            )
         return 128 - code if code < 0 else code
 
     async def hang_up(self) -> None:

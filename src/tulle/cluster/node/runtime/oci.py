@@ -79,7 +79,12 @@ class ContainerConfig:
 
 _STANDARD_MOUNTS: tuple[Mapping[str, Any], ...] = (
     {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+    {
+        "destination": "/dev",
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+    },
     {
         "destination": "/dev/pts",
         "type": "devpts",
@@ -110,11 +115,22 @@ def process(config: ContainerConfig) -> dict[str, Any]:
     effective = granted if config.user.uid == 0 else []
     return {
         "terminal": config.tty,
-        "user": {"uid": config.user.uid, "gid": config.user.gid, "additionalGids": list(config.user.groups), "umask": 0o22},
+        "user": {
+            "uid": config.user.uid,
+            "gid": config.user.gid,
+            "additionalGids": list(config.user.groups),
+            "umask": 0o22,
+        },
         "args": list(config.args),
         "env": list(config.env),
         "cwd": config.cwd or "/",
-        "capabilities": {"bounding": granted, "effective": effective, "permitted": effective, "inheritable": [], "ambient": []},
+        "capabilities": {
+            "bounding": granted,
+            "effective": effective,
+            "permitted": effective,
+            "inheritable": [],
+            "ambient": [],
+        },
         "noNewPrivileges": config.no_new_privileges,
     }
 
@@ -123,7 +139,12 @@ def _mounts(config: ContainerConfig) -> list[dict[str, Any]]:
     mode = "rw" if config.privileged else "ro"
     system = [
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", mode]},
-        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", mode]},
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", mode],
+        },
     ]
     return [*map(dict, _STANDARD_MOUNTS), *system, *map(_bind, _parents_first(config.mounts))]
 

@@ -51,14 +51,16 @@ _AARCH64 = struct.pack(
 _MACHINES = {"x86_64": (62, _X86_64), "aarch64": (183, _AARCH64)}
 
 
-class UnsupportedMachine(Exception):
+class UnsupportedMachineError(Exception):
     """The processor is neither x86_64 nor aarch64."""
 
 
 def program(machine: str) -> bytes:
-    """The ELF file for `machine` (as `uname -m` says it). Raises UnsupportedMachine."""
+    """The ELF file for `machine` (as `uname -m` says it). Raises UnsupportedMachineError."""
     if machine not in _MACHINES:
-        raise UnsupportedMachine(f"processor {machine!r} is not supported; pods can run on: {', '.join(sorted(_MACHINES))}")
+        raise UnsupportedMachineError(
+            f"processor {machine!r} is not supported; pods can run on: {', '.join(sorted(_MACHINES))}"
+        )
     number, code = _MACHINES[machine]
     body = code + _SIGACTION_IGNORE
     size = _HEADER_SIZE + len(body)

@@ -48,7 +48,13 @@ def mounted(image: ImageRoot, directory: Path) -> Iterator[Path]:
             if part.writable:
                 _overlay((*part.layers, part.source), directory / "changes" / str(index), inside)
             elif part.layers:
-                linux.mount("overlay", str(inside), "overlay", linux.MS_RDONLY, f"lowerdir={':'.join((*part.layers, part.source))}")
+                linux.mount(
+                    "overlay",
+                    str(inside),
+                    "overlay",
+                    linux.MS_RDONLY,
+                    f"lowerdir={':'.join((*part.layers, part.source))}",
+                )
             else:
                 linux.bind(part.source, str(inside), read_only=True, recursive=False)
         yield target

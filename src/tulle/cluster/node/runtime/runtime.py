@@ -24,7 +24,7 @@ from tulle.cluster.node.runtime.shim.client import Attachment, ShimClient, ShimE
 CONFIG_FILE = "config.json"
 
 
-class RuntimeFailure(Exception):
+class ContainerError(Exception):
     """A container could not be made or started; the text is what the event says."""
 
 
@@ -89,11 +89,13 @@ class Runtime:
         os.close(log)
         while shim_pid(paths) is None:
             if process.poll() is not None:
-                raise ShimError(f"the container shim ended with code {process.returncode}; see {paths.root / 'shim.log'}")
+                raise ShimError(
+                    f"the container shim ended with code {process.returncode}; see {paths.root / 'shim.log'}"
+                )
             await asyncio.sleep(0.01)
 
     async def create(self, record: Record, config: ContainerConfig, image: ImageRoot | None) -> Status:
-        """Make the container, not yet running. Raises RuntimeFailure with crun's own words."""
+        """Make the container, not yet running. Raises ContainerError with crun's own words."""
         directory = self._paths.container(record.cid)
         directory.mkdir(parents=True)
         cgroup = cgroups.container_path(record.pod_uid, record.cid)
@@ -108,7 +110,7 @@ class Runtime:
                     status = await self._call("create", record.cid)
         except (ShimError, OSError) as error:
             self._forget(record.cid, cgroup)
-            raise RuntimeFailure(str(error)) from error
+            raise ContainerError(str(error)) from error
         self._statuses[record.cid] = status
         return status
 
@@ -117,11 +119,11 @@ class Runtime:
         return str(self._paths.container(cid) / "rootfs")
 
     async def run(self, cid: str) -> Status:
-        """Start a created container. Raises RuntimeFailure."""
+        """Start a created container. Raises ContainerError."""
         try:
             status = await self._call("start", cid)
         except ShimError as error:
-            raise RuntimeFailure(str(error)) from error
+            raise ContainerError(str(error)) from error
         known = self._statuses.get(cid)
         if known is not None and known.exit is not None:
             return known  # it ended before the answer arrived

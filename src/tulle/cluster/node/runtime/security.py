@@ -11,9 +11,22 @@ from typing import Any
 
 DEFAULT_CAPABILITIES = frozenset(
     f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
-    ).split()
+    for name in [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FSETID",
+        "FOWNER",
+        "MKNOD",
+        "NET_RAW",
+        "SETGID",
+        "SETUID",
+        "SETFCAP",
+        "SETPCAP",
+        "NET_BIND_SERVICE",
+        "SYS_CHROOT",
+        "KILL",
+        "AUDIT_WRITE",
+    ]
 )
 
 MASKED_PATHS = (
@@ -31,21 +44,106 @@ MASKED_PATHS = (
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
-_DENIED_CALLS = (
-    "acct add_key bpf clock_adjtime clock_settime delete_module finit_module fsconfig fsmount fsopen fspick get_mempolicy init_module "
-    "io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie mbind mount "
-    "mount_setattr move_mount move_pages nfsservctl open_by_handle_at open_tree perf_event_open personality pivot_root "
-    "process_vm_readv process_vm_writev quotactl quotactl_fd reboot request_key set_mempolicy setdomainname sethostname setns settimeofday "
-    "stime swapoff swapon umount umount2 unshare userfaultfd vhangup"
-).split()
+_DENIED_CALLS = [
+    "acct",
+    "add_key",
+    "bpf",
+    "clock_adjtime",
+    "clock_settime",
+    "delete_module",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "get_mempolicy",
+    "init_module",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "ioperm",
+    "iopl",
+    "kcmp",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "lookup_dcookie",
+    "mbind",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "move_pages",
+    "nfsservctl",
+    "open_by_handle_at",
+    "open_tree",
+    "perf_event_open",
+    "personality",
+    "pivot_root",
+    "process_vm_readv",
+    "process_vm_writev",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "set_mempolicy",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "stime",
+    "swapoff",
+    "swapon",
+    "umount",
+    "umount2",
+    "unshare",
+    "userfaultfd",
+    "vhangup",
+]
 
 
-_BITS = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
-    "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
-    "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+_BITS = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+]
 ALL_CAPABILITIES = frozenset(f"CAP_{name}" for name in _BITS)
 
 
@@ -55,19 +153,19 @@ def own_capabilities(status: str) -> frozenset[str]:
     return frozenset(f"CAP_{name}" for bit, name in enumerate(_BITS) if mask >> bit & 1)
 
 
-class UnknownCapability(ValueError):
+class UnknownCapabilityError(ValueError):
     """A capability name that Linux does not have."""
 
 
 def capability(name: str) -> str:
-    """`NET_ADMIN` or `CAP_NET_ADMIN` as the kernel names it. Raises UnknownCapability."""
+    """`NET_ADMIN` or `CAP_NET_ADMIN` as the kernel names it. Raises UnknownCapabilityError."""
     full = name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
     if full not in ALL_CAPABILITIES:
-        raise UnknownCapability(name)
+        raise UnknownCapabilityError(name)
     return full
 
 
-class MissingCapability(ValueError):
+class MissingCapabilityError(ValueError):
     """A capability that this machine's root does not have itself, so no container can get it."""
 
 
@@ -78,7 +176,7 @@ def capabilities(
 
     `available` is what the node itself has; `ALL` and `privileged` mean all of that. Without SYS_RESOURCE the kernel's device filter
     cannot be loaded, and then MKNOD is not given either: a container must not be able to make itself the machine's disk.
-    Raises UnknownCapability, MissingCapability.
+    Raises UnknownCapabilityError, MissingCapabilityError.
     """
     filtered = available if "CAP_SYS_RESOURCE" in available or privileged else available - {"CAP_MKNOD"}
     if privileged:
@@ -92,7 +190,7 @@ def capabilities(
         kept |= ALL_CAPABILITIES
     for name in added:
         if name != "ALL" and capability(name) not in filtered:
-            raise MissingCapability(name)
+            raise MissingCapabilityError(name)
         kept |= {capability(name)} if name != "ALL" else set()
     return sorted(kept & filtered)
 
@@ -107,8 +205,27 @@ def seccomp(granted: Iterable[str]) -> Mapping[str, Any]:
     denied = set(_DENIED_CALLS)
     if "CAP_SYS_ADMIN" in capabilities_:
         denied -= set(
-            "bpf fsconfig fsmount fsopen fspick mount mount_setattr move_mount open_tree perf_event_open pivot_root quotactl quotactl_fd "
-            "setdomainname sethostname setns umount umount2 unshare".split()
+            [
+                "bpf",
+                "fsconfig",
+                "fsmount",
+                "fsopen",
+                "fspick",
+                "mount",
+                "mount_setattr",
+                "move_mount",
+                "open_tree",
+                "perf_event_open",
+                "pivot_root",
+                "quotactl",
+                "quotactl_fd",
+                "setdomainname",
+                "sethostname",
+                "setns",
+                "umount",
+                "umount2",
+                "unshare",
+            ]
         )
     if "CAP_SYS_PTRACE" in capabilities_:
         denied -= {"kcmp", "process_vm_readv", "process_vm_writev"}

@@ -41,7 +41,9 @@ async def only_api_server(request: web.Request, handler: Any) -> web.StreamRespo
     assert request.transport is not None
     name = common_name(request.transport.get_extra_info("peercert"))
     if name != API_SERVER:
-        raise web.HTTPForbidden(text=f"client certificate of {name!r} may not use the kubelet API; only {API_SERVER} may")
+        raise web.HTTPForbidden(
+            text=f"client certificate of {name!r} may not use the kubelet API; only {API_SERVER} may"
+        )
     response: web.StreamResponse = await handler(request)
     return response
 
@@ -60,7 +62,9 @@ class KubeletServer:
         runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=1.0, access_log=None)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._node.ip, self._port, ssl_context=tls(self._node.paths.pki, self._node.name))
+            site = web.TCPSite(
+                runner, self._node.ip, self._port, ssl_context=tls(self._node.paths.pki, self._node.name)
+            )
             await site.start()
             await asyncio.Event().wait()
         finally:
@@ -95,4 +99,6 @@ class KubeletServer:
         return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
     async def _stats(self, _request: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(summary(self._node, self._manager)), content_type="application/json")
+        return web.Response(
+            body=msgspec.json.encode(summary(self._node, self._manager)), content_type="application/json"
+        )

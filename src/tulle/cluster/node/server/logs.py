@@ -87,13 +87,9 @@ class LogHandler:
         if run is not None and run.cid:
             return run
         if previous:
-            raise web.HTTPBadRequest(
-                text=f'previous terminated container "{container}" in pod "{pod}" not found'
-            )
+            raise web.HTTPBadRequest(text=f'previous terminated container "{container}" in pod "{pod}" not found')
         reason = known.waiting.reason if known is not None and known.waiting is not None else "ContainerCreating"
-        raise web.HTTPBadRequest(
-            text=f'container "{container}" in pod "{pod}" is waiting to start: {reason}'
-        )
+        raise web.HTTPBadRequest(text=f'container "{container}" in pod "{pod}" is waiting to start: {reason}')
 
 
 class _Limited:

@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 from tulle.cluster.node.pods.manager import PodManager
 from tulle.cluster.node.pods.node import Node
-from tulle.cluster.node.runtime.exec import ExecFailed, ExecRequest, ExecSession
+from tulle.cluster.node.runtime.exec import ExecError, ExecRequest, ExecSession
 from tulle.cluster.node.runtime.shim import protocol
 from tulle.cluster.node.runtime.shim.client import Attachment, ShimError
 from tulle.cluster.node.server import channels
@@ -37,9 +37,13 @@ class StreamHandler:
         namespace, pod, container = (request.match_info[name] for name in ("namespace", "pod", "container"))
         run = self._manager.running(namespace, pod, container)
         if run is None or not run.cid:
-            raise web.HTTPNotFound(text=f'container "{container}" of pod "{namespace}/{pod}" is not running on this node')
+            raise web.HTTPNotFound(
+                text=f'container "{container}" of pod "{namespace}/{pod}" is not running on this node'
+            )
         if run.state != "running":
-            raise web.HTTPBadRequest(text=f'container "{container}" of pod "{namespace}/{pod}" is not running: it has ended')
+            raise web.HTTPBadRequest(
+                text=f'container "{container}" of pod "{namespace}/{pod}" is not running: it has ended'
+            )
         return run.cid
 
     async def exec(self, request: web.Request) -> web.StreamResponse:
@@ -54,7 +58,7 @@ class StreamHandler:
         await socket.prepare(request)
         try:
             session = await ExecSession.start(self._node.runtime.directory(cid), self._node.paths.crun, cid, wanted)
-        except (ExecFailed, OSError) as error:
+        except (ExecError, OSError) as error:
             return await _refuse(socket, f"failed to exec in container: {error}")
         errors = not tty and _flag(request, "stderr", "error")
         await _Exec(socket, session, stderr=errors).run()
@@ -134,7 +138,8 @@ class _Exec:
 
     async def _output(self) -> None:
         await asyncio.gather(
-            self._copy(self._session.read_stdout, channels.STDOUT), self._copy(self._session.read_stderr, channels.STDERR)
+            self._copy(self._session.read_stdout, channels.STDOUT),
+            self._copy(self._session.read_stderr, channels.STDERR),
         )
 
     async def _copy(self, read: Callable[[], Awaitable[bytes]], channel: int) -> None:
@@ -156,7 +161,7 @@ class _Exec:
     async def _report(self) -> None:
         try:
             message = channels.exit_code(await self._session.wait())
-        except ExecFailed as error:
+        except ExecError as error:
             message = channels.failure(f"failed to exec in container: {error}")
         await self._socket.send_bytes(message)
 

@@ -26,12 +26,12 @@ CONNECT_PATIENCE = 10.0
 log = structlog.get_logger("tulle.node.portforward")
 
 
-class ConnectFailed(Exception):
+class ConnectError(Exception):
     """The pod does not accept a connection on the port."""
 
 
 def connect_inside(netns: str, port: int) -> socket.socket:
-    """A connection to the loopback address of a network namespace; blocks. Raises ConnectFailed.
+    """A connection to the loopback address of a network namespace; blocks. Raises ConnectError.
 
     It is made by a thread of its own, because a thread can enter a namespace alone; the socket stays in it for life.
     """
@@ -49,7 +49,7 @@ def connect_inside(netns: str, port: int) -> socket.socket:
     thread.join()
     made = result[0]
     if isinstance(made, OSError):
-        raise ConnectFailed(f"failed to connect to localhost:{port} inside the pod: {made.strerror or made}")
+        raise ConnectError(f"failed to connect to localhost:{port} inside the pod: {made.strerror or made}")
     return made
 
 
@@ -214,7 +214,7 @@ class Tunnel:
                 await both(self._to_pod(connection, writer), self._from_pod(connection, reader))
             finally:
                 writer.close()
-        except ConnectFailed as error:
+        except ConnectError as error:
             await self._tell(connection, f"error forwarding port {connection.port} to pod: {error}")
         except ConnectionError:
             log.debug("forwarded connection ended", port=connection.port)

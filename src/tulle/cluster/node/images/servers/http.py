@@ -54,7 +54,7 @@ class Answer:
 Handler = Callable[[Request], Answer]
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """The client sent no HTTP; `status` is what it gets."""
 
     def __init__(self, status: int) -> None:
@@ -77,7 +77,7 @@ class _Connection(socketserver.StreamRequestHandler):
     def _one_request(self) -> bool:
         try:
             request, version = self._read()
-        except BadRequest as bad:
+        except BadRequestError as bad:
             self._write(Answer(bad.status, REASONS[bad.status].encode() + b"\n"), head=False, keep=False)
             return False
         if request is None:
@@ -96,7 +96,7 @@ class _Connection(socketserver.StreamRequestHandler):
             return None, ""
         words = line.decode("latin-1").split()
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            raise BadRequest(400)
+            raise BadRequestError(400)
         headers = self._read_headers()
         named = {key.lower(): value for key, value in headers}
         if named.get("expect", "").lower() == "100-continue":
@@ -115,9 +115,9 @@ class _Connection(socketserver.StreamRequestHandler):
             size += len(line)
             name, colon, value = line.decode("latin-1").partition(":")
             if size > MAX_LINE:
-                raise BadRequest(431)
+                raise BadRequestError(431)
             if not colon or name != name.strip():
-                raise BadRequest(400)
+                raise BadRequestError(400)
             headers.append((name, value.strip()))
         return headers
 
@@ -126,9 +126,9 @@ class _Connection(socketserver.StreamRequestHandler):
             return self._read_chunks()
         length = headers.get("content-length", "0")
         if not length.isdigit():
-            raise BadRequest(400)
+            raise BadRequestError(400)
         if int(length) > MAX_BODY:
-            raise BadRequest(413)
+            raise BadRequestError(413)
         return self.rfile.read(int(length))
 
     def _read_chunks(self) -> bytes:
@@ -138,9 +138,9 @@ class _Connection(socketserver.StreamRequestHandler):
             try:
                 count = int(size, 16)
             except ValueError:
-                raise BadRequest(400) from None
+                raise BadRequestError(400) from None
             if len(body) + count > MAX_BODY:
-                raise BadRequest(413)
+                raise BadRequestError(413)
             body += self.rfile.read(count)
             self.rfile.readline(MAX_LINE)
             if count == 0:

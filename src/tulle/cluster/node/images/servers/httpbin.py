@@ -132,7 +132,9 @@ def _cookies(request: Request, _rest: str) -> Answer:
 
 def _index(_request: Request, _rest: str) -> Answer:
     names = "".join(f"<li>/{name}</li>" for name in sorted(_ROUTES))
-    return Answer(200, f"<!DOCTYPE html><html><head><title>httpbin</title></head><body><ul>{names}</ul></body></html>\n".encode())
+    return Answer(
+        200, f"<!DOCTYPE html><html><head><title>httpbin</title></head><body><ul>{names}</ul></body></html>\n".encode()
+    )
 
 
 _ANY = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})

@@ -68,6 +68,7 @@ class DnsServer:
         if answer is None:
             return message.failure(question)
         answer.header.id, answer.header.rd = question.record.header.id, question.record.header.rd
+        answer.header.aa, answer.header.ra = 0, 1
         answer.questions = [question.record.q]
         if not any(rr.rtype == QTYPE.OPT for rr in question.record.ar):
             answer.ar = [rr for rr in answer.ar if rr.rtype != QTYPE.OPT]

@@ -183,7 +183,12 @@ class Shim:
                 self._attach(connection, request, container)
 
     def _answer(
-        self, connection: Connection, request: protocol.Request, *, error: str = "", statuses: list[records.Status] | None = None
+        self,
+        connection: Connection,
+        request: protocol.Request,
+        *,
+        error: str = "",
+        statuses: list[records.Status] | None = None,
     ) -> None:
         connection.send(protocol.line(protocol.Answer(id=request.id, error=error, statuses=statuses or [])))
 
@@ -207,7 +212,15 @@ class Shim:
         pid_file, log = directory / "pid", directory / "crun.log"
         stdio = spawn.open_stdio(record, directory)
         pid = self._crun(
-            "create", *stdio.options, "--bundle", str(directory), "--pid-file", str(pid_file), record.cid, log=log, stdio=stdio
+            "create",
+            *stdio.options,
+            "--bundle",
+            str(directory),
+            "--pid-file",
+            str(pid_file),
+            record.cid,
+            log=log,
+            stdio=stdio,
         )
 
         def done(code: int) -> None:

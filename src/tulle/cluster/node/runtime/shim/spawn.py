@@ -110,7 +110,17 @@ def open_stdio(record: Record, directory: Path) -> Stdio:
 def crun(root: Path, log: Path, arguments: Sequence[str], stdio: Stdio | None) -> int:
     """Start crun and return its pid. It leads no session of its own: a signal to the shim's group must not reach containers."""
     program = shutil.which("crun") or "/usr/bin/crun"
-    command = [program, "--root", str(root), "--cgroup-manager", "cgroupfs", "--log", f"file:{log}", "--log-format", "json"]
+    command = [
+        program,
+        "--root",
+        str(root),
+        "--cgroup-manager",
+        "cgroupfs",
+        "--log",
+        f"file:{log}",
+        "--log-format",
+        "json",
+    ]
     command += arguments
     log.unlink(missing_ok=True)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -1,0 +1,226 @@
+"""Policies as Envoy matchers: which connections a pod takes, and what becomes of the others.
+
+Over HBONE the decision is made on the CONNECT request by the pod's route table, so a change of policy is a change of
+routes and drains nothing.  The table looks at three headers that Envoy itself has set from the connection before
+routing (whatever the peer sent under those names is overwritten), and at the authority.  In plaintext the decision is the
+choice of a filter chain, made when the connection is accepted and before anything is opened towards the app.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from xds.type.matcher.v3 import matcher_pb2
+
+from tulle.envoy import filter_state, matching, routes
+from tulle.envoy.matching import Choice, Predicate
+from tulle.ztunnel.config import names
+from tulle.ztunnel.policy.decide import NONE_ALLOWED, Effective, denied_by, not_known
+from tulle.ztunnel.policy.terms import (
+    ALWAYS,
+    NEVER,
+    Address,
+    AllOf,
+    AnyOf,
+    Constant,
+    DestinationIn,
+    IdentityMatches,
+    Not,
+    PortIn,
+    SourceIn,
+    Term,
+    specialise,
+)
+
+_Leaf: TypeAlias = Callable[[Term], Predicate]
+
+#: Chains of a plaintext listener.
+ALLOW_CHAIN: Final = "allow"
+DENY_CHAIN: Final = "deny"
+#: One port number in its only spelling, so that no second spelling passes a rule about it.
+_PORT: Final = "[1-9][0-9]{0,4}"
+_REJECTED: Final = "connection closed due to policy rejection: "
+
+
+@dataclass(frozen=True)
+class Access:
+    """What decides who may connect to one pod.
+
+    `known`: istiod has sent the pod's workload; until then nothing is let in.  `explain_ports`: target ports that are HTTP
+    ports of a service that wants refusals explained.
+    """
+
+    addresses: tuple[Address, ...]
+    policies: Effective
+    trust_domain: str
+    known: bool = True
+    explain_ports: tuple[int, ...] = ()
+
+
+# -- HBONE ------------------------------------------------------------------------------------------------------------
+
+
+def route_table(name: str, access: Access) -> route_pb2.RouteConfiguration:
+    """The route table of a pod's HBONE listener (spec D4)."""
+    method = matching.request_header(":method")
+    protocol = matching.request_header(":protocol")
+    wanted = matching.request_header(":authority")
+    cases: list[tuple[Predicate, Choice]] = [
+        (
+            matching.any_of([matching.negate(matching.equals(method, "CONNECT")), matching.matches(protocol, ".+")]),
+            matching.use_route(routes.answer("not a CONNECT request", 400)),
+        )
+    ]
+    if not access.known:
+        unknown = _refusals(access, "workload not known", 503, in_tunnel=True)
+        return routes.matched_table(name, matching.first_match(cases, unknown))
+    for address in access.addresses:
+        host = re.escape(names.authority(address, 0).removesuffix("0"))
+        own = "|".join(map(str, names.OWN_PORTS))
+        cases.append((matching.matches(wanted, f"{host}(?:{own})"), _status("illegal port", 503)))
+        cases.append((matching.matches(wanted, host + _PORT), matching.use_matcher(_identified(access, address))))
+    return routes.matched_table(name, matching.first_match(cases, _status("authority is not this pod", 400)))
+
+
+def _identified(access: Access, address: Address) -> matcher_pb2.Matcher:
+    """A request for the pod itself: first that its sender has one proper identity, then the policies."""
+    principal = matching.request_header(names.PRINCIPAL_HEADER)
+    proper = f"spiffe://{re.escape(access.trust_domain)}/ns/[^/,]+/sa/[^/,]+"
+    return matching.first_match(
+        [(matching.matches(principal, proper), matching.use_matcher(_policies(access, address)))],
+        _refusals(access, "peer identity is not acceptable", 401, in_tunnel=False),
+    )
+
+
+def _policies(access: Access, address: Address) -> matcher_pb2.Matcher:
+    cases, otherwise = _verdicts(access.policies, address, plaintext=False)
+    allowed = matching.use_route(routes.terminate_connect("", names.APP_BY_AUTHORITY))
+    choices = [
+        (_over_hbone(term), allowed if not reason else _refusals(access, reason, 401, in_tunnel=True))
+        for term, reason in cases
+    ]
+    return matching.first_match(
+        choices, allowed if not otherwise else _refusals(access, otherwise, 401, in_tunnel=True)
+    )
+
+
+def _refusals(access: Access, reason: str, status: int, *, in_tunnel: bool) -> Choice:
+    """How a connection is refused: by a status, or inside the tunnel when the peer says that it can take that."""
+    text = _REJECTED + reason if status == 401 else reason
+    by_status = _status(text, status)
+    if not in_tunnel:
+        return by_status
+    inside = matching.use_route(routes.forward_connect(text, names.RESET))
+    if access.explain_ports:
+        ports = "|".join(map(str, access.explain_ports))
+        explained = _explained(text)
+        inside = matching.use_matcher(
+            matching.first_match(
+                [(matching.matches(matching.request_header(":authority"), f".*:(?:{ports})"), explained)], inside
+            )
+        )
+    capable = matching.equals(matching.request_header(names.REFUSAL_HEADER), names.REFUSAL_IN_TUNNEL)
+    return matching.use_matcher(matching.first_match([(capable, inside)], by_status))
+
+
+def _explained(text: str) -> Choice:
+    route: route_components_pb2.Route = routes.terminate_connect(text, names.EXPLAIN)
+    reason = filter_state.Value(names.REFUSAL_REASON, filter_state.literal(text))
+    return matching.use_route(routes.with_filter_state(route, reason))
+
+
+def _status(text: str, status: int) -> Choice:
+    return matching.use_route(routes.refuse_connect(text, status))
+
+
+def _over_hbone(term: Term) -> Predicate:
+    principal = matching.request_header(names.PRINCIPAL_HEADER)
+    source = matching.request_header(names.SOURCE_HEADER)
+    wanted = matching.request_header(":authority")
+    match term:
+        case IdentityMatches(regex):
+            return matching.matches(principal, regex)
+        case SourceIn(networks):
+            return matching.in_networks(source, networks)
+        case PortIn(ports):
+            return matching.matches(wanted, f".*:(?:{'|'.join(map(str, ports))})")
+        case _:
+            return _combined(term, _over_hbone)
+
+
+# -- plaintext --------------------------------------------------------------------------------------------------------
+
+
+def plaintext_matcher(access: Access) -> matcher_pb2.Matcher:
+    """Which chain a plaintext connection takes (spec D5): policies are evaluated with no identity."""
+    deny = matching.use_chain(DENY_CHAIN)
+    own = {str(port): deny for port in names.OWN_PORTS}
+    by_address = {
+        str(address): matching.use_matcher(_plaintext(access, address)) for address in access.addresses if access.known
+    }
+    by_ip = matching.use_matcher(matching.by_text(matching.destination_ip(), by_address, deny)) if by_address else deny
+    return matching.by_text(matching.destination_port(), own, by_ip)
+
+
+def _plaintext(access: Access, address: Address) -> matcher_pb2.Matcher:
+    allow, deny = matching.use_chain(ALLOW_CHAIN), matching.use_chain(DENY_CHAIN)
+    cases, otherwise = _verdicts(access.policies, address, plaintext=True)
+    choices = [(_in_plaintext(term), deny if reason else allow) for term, reason in cases]
+    return matching.first_match(choices, deny if otherwise else allow)
+
+
+def _in_plaintext(term: Term) -> Predicate:
+    match term:
+        case SourceIn(networks):
+            return matching.in_networks(matching.source_ip(), networks)
+        case PortIn(ports):
+            port = matching.destination_port()
+            return matching.any_of([matching.equals(port, str(number)) for number in ports])
+        case _:
+            return _combined(term, _in_plaintext)
+
+
+# -- both -------------------------------------------------------------------------------------------------------------
+
+
+def _verdicts(policies: Effective, address: Address, *, plaintext: bool) -> tuple[list[tuple[Term, str]], str]:
+    """The policies as cases in order, each with its reason ("" allows), and the reason when none of them holds.
+
+    The same order as `policy.decide.decide`, with the pod's address and the lack of an identity already put in.
+    """
+    for key in policies.unknown:
+        return [], not_known(key)
+    cases: list[tuple[Term, str]] = []
+    for policy in policies.deny:
+        term = specialise(policy.condition, destination=address, plaintext=plaintext)
+        if term == ALWAYS:
+            return cases, denied_by(policy.key)
+        if term != NEVER:
+            cases.append((term, denied_by(policy.key)))
+    for policy in policies.allow:
+        term = specialise(policy.condition, destination=address, plaintext=plaintext)
+        if term == ALWAYS:
+            return cases, ""
+        if term != NEVER:
+            cases.append((term, ""))
+    return cases, NONE_ALLOWED if policies.allow else ""
+
+
+def _combined(term: Term, leaf: _Leaf) -> Predicate:
+    match term:
+        case AnyOf(terms):
+            return matching.any_of(_each(terms, leaf))
+        case AllOf(terms):
+            return matching.all_of(_each(terms, leaf))
+        case Not(inner):
+            return matching.negate(leaf(inner))
+        case Constant() | DestinationIn() | IdentityMatches() | SourceIn() | PortIn():
+            raise ValueError(f"{term} should have been folded away before it is written as a matcher")
+
+
+def _each(terms: Iterable[Term], leaf: _Leaf) -> Sequence[Predicate]:
+    return [leaf(inner) for inner in terms]

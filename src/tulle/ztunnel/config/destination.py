@@ -1,0 +1,270 @@
+"""Where a connection to an address goes (spec D2): the outbound decision tree, as a value.
+
+The answer is for one client namespace and one node, not for one pod, so that it is made once and shared.  The caller's
+identity does not enter: who may connect is decided at the other end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from tulle.ztunnel.config.names import HBONE_PORT, Target, authority
+from tulle.ztunnel.policy.terms import Address
+from tulle.ztunnel.state.mesh import Mesh, address_key, service_key
+from tulle.ztunnel.state.model import GatewayRef, Locality, Mode, NetworkAddress, Port, Service, Workload
+
+#: LoadBalancing.Scope
+_REGION, _ZONE, _SUBZONE, _NODE, _CLUSTER, _NETWORK = 1, 2, 3, 4, 5, 6
+#: Weights of alternatives are spread over their endpoints in this many parts.
+_WEIGHT_PARTS: Final = 1000
+_MAX_WEIGHT: Final = 128 * 1000
+
+
+class Kind(Enum):
+    """What is done with a connection."""
+
+    MESH = "mesh"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One endpoint.  `identities` are the SPIFFE URIs to accept; none means plain TCP to `authority`.
+
+    `authority` is what is asked for in the tunnel, `address`:`port` where the tunnel goes.
+    """
+
+    address: Address
+    port: int
+    authority: str
+    identities: tuple[str, ...] = ()
+    weight: int = 1
+    workload: str = ""
+    namespace: str = ""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Endpoints by priority, or why there are none.
+
+    `explain`: the target is an HTTP port of a service that wants refusals explained.  `service`: `ns/hostname`, for logs.
+    `looked_at`: the keys of the mesh that this answer depends on.
+    """
+
+    kind: Kind
+    priorities: tuple[tuple[Hop, ...], ...] = ()
+    service: str = ""
+    reason: str = ""
+    explain: bool = False
+    looked_at: frozenset[str] = field(default=frozenset(), compare=False)
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where this proxy runs: its mesh network, cluster, node and locality."""
+
+    network: str = ""
+    cluster_id: str = "Kubernetes"
+    node: str = ""
+    locality: Locality = Locality()
+
+
+def decide(mesh: Mesh, here: Here, target: Target) -> Destination:
+    """What to do with a connection to `target`."""
+    return _Decision(mesh, here, target).decide()
+
+
+class _Decision:
+    """One run through the tree, noting what it looks at."""
+
+    def __init__(self, mesh: Mesh, here: Here, target: Target) -> None:
+        self._mesh = mesh
+        self._here = here
+        self._target = target
+        self._looked_at: set[str] = set()
+
+    def decide(self) -> Destination:
+        at = NetworkAddress(self._here.network, self._target.address)
+        self._looked_at.add(address_key(at))
+        workload = self._mesh.workload_at(at)
+        if workload is not None:
+            return self._to_workload(workload)
+        service = self._mesh.service_at(at, self._target.namespace)
+        if service is not None:
+            return self._to_service(service)
+        return self._mesh_hops([[self._plain(self._target.address, self._target.port, None)]])
+
+    # -- a workload's own address -------------------------------------------------------------------------------------
+
+    def _to_workload(self, workload: Workload) -> Destination:
+        wanted = authority(self._target.address, self._target.port)
+        if workload.waypoint is not None:
+            hops = self._gateway(workload.waypoint, wanted, ())
+            if not hops:
+                return self._refuse(f"waypoint of workload {workload.uid} has no endpoint")
+            return self._mesh_hops([hops])
+        if workload.hbone:
+            return self._mesh_hops([[self._tunnel(workload, self._target.address, self._target.port)]])
+        return self._mesh_hops([[self._plain(self._target.address, self._target.port, workload)]])
+
+    # -- a service's address ------------------------------------------------------------------------------------------
+
+    def _to_service(self, service: Service) -> Destination:
+        self._looked_at.add(service_key(service.key))
+        port = service.port(self._target.port)
+        explain = service.explain_refusals and port is not None and port.is_http
+        if service.waypoints:
+            return self._to_waypoint(service, explain)
+        if service.mode is Mode.PASSTHROUGH:
+            return self._mesh_hops([[self._plain(self._target.address, self._target.port, None)]], service)
+        if port is None:
+            return self._refuse(f"service {service.key} has no port {self._target.port}", service)
+        ranked: dict[int, list[Hop]] = {}
+        for workload in self._mesh.endpoints(service.key):
+            hop = self._endpoint(service, port, workload)
+            rank = self._rank(service, workload)
+            if hop is not None and rank is not None:
+                ranked.setdefault(rank, []).append(hop)
+        if not ranked:
+            return self._refuse(f"service {service.key} has no healthy endpoint", service, explain)
+        return self._mesh_hops([ranked[rank] for rank in sorted(ranked)], service, explain)
+
+    def _to_waypoint(self, service: Service, explain: bool) -> Destination:
+        wanted = authority(self._target.address, self._target.port)
+        found = [(self._gateway(ref, wanted, ()), weight) for ref, weight in service.waypoints]
+        hops = [
+            _weigh(hop, weight * _WEIGHT_PARTS // len(group) if len(found) > 1 else 1)
+            for group, weight in found
+            for hop in group
+        ]
+        if not hops:
+            return self._refuse(f"waypoint of service {service.key} has no endpoint", service, explain)
+        return self._mesh_hops([hops], service, explain)
+
+    def _endpoint(self, service: Service, port: Port, workload: Workload) -> Hop | None:
+        if workload.network != self._here.network or not (workload.healthy or service.all_endpoints):
+            return None
+        own = workload.ports_of(service.key) or ()
+        target = next((p.target_port for p in own if p.service_port == port.service_port), port.target_port)
+        if not target or not workload.addresses:
+            return None
+        address = next((a for a in workload.addresses if a.version == self._target.address.version), None)
+        if address is None:
+            address = workload.addresses[0]
+        if workload.hbone:
+            return self._tunnel(workload, address, target, service.subject_alt_names)
+        return self._plain(address, target, workload)
+
+    def _rank(self, service: Service, workload: Workload) -> int | None:
+        """Priority by locality: 0 is best; None leaves the endpoint out."""
+        preference = service.routing_preference
+        if service.mode not in (Mode.STRICT, Mode.FAILOVER) or not preference:
+            return 0
+        matched = 0
+        for scope in preference:
+            if not self._same(scope, workload):
+                break
+            matched += 1
+        if service.mode is Mode.STRICT and matched < len(preference):
+            return None
+        return len(preference) - matched
+
+    def _same(self, scope: int, workload: Workload) -> bool:
+        ours, theirs = self._here.locality, workload.locality
+        return {
+            _REGION: ours.region == theirs.region,
+            _ZONE: ours.zone == theirs.zone,
+            _SUBZONE: ours.subzone == theirs.subzone,
+            _NODE: self._here.node == workload.node,
+            _CLUSTER: self._here.cluster_id == workload.cluster_id,
+            _NETWORK: self._here.network == workload.network,
+        }.get(scope, False)
+
+    # -- gateways -----------------------------------------------------------------------------------------------------
+
+    def _gateway(self, ref: GatewayRef, wanted: str, names: tuple[str, ...]) -> list[Hop]:
+        """Endpoints of a waypoint, each verified as its workload or by the names of the waypoint's service."""
+        if ref.address is not None:
+            self._looked_at.add(address_key(ref.address))
+            workload = self._mesh.workload_at(ref.address)
+            if workload is not None:
+                return [self._gateway_hop(workload, ref.port, wanted, names)]
+            service = self._mesh.service_at(ref.address, self._target.namespace)
+        else:
+            self._looked_at.add(service_key(ref.service or ""))
+            service = self._mesh.services.get(ref.service or "")
+        if service is None:
+            return []
+        self._looked_at.add(service_key(service.key))
+        hops = []
+        for workload in self._mesh.endpoints(service.key):
+            if not workload.healthy or not workload.addresses or workload.network != self._here.network:
+                continue
+            own = workload.ports_of(service.key) or ()
+            port = next((p.target_port for p in own if p.service_port == ref.port and p.target_port), ref.port)
+            hops.append(self._gateway_hop(workload, port, wanted, service.subject_alt_names))
+        return hops
+
+    def _gateway_hop(self, workload: Workload, port: int, wanted: str, names: tuple[str, ...]) -> Hop:
+        identities = (workload.identity, *names)
+        return Hop(
+            workload.addresses[0], port, wanted, identities, workload.capacity, workload.name, workload.namespace
+        )
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
+    def _tunnel(self, workload: Workload, address: Address, port: int, names: tuple[str, ...] = ()) -> Hop:
+        return Hop(
+            address,
+            HBONE_PORT,
+            authority(address, port),
+            (workload.identity, *names),
+            workload.capacity,
+            workload.name,
+            workload.namespace,
+        )
+
+    def _plain(self, address: Address, port: int, workload: Workload | None) -> Hop:
+        name, namespace, weight = "", "", 1
+        if workload is not None:
+            name, namespace, weight = workload.name, workload.namespace, workload.capacity
+        return Hop(address, port, authority(address, port), (), weight, name, namespace)
+
+    def _mesh_hops(
+        self, priorities: list[list[Hop]], service: Service | None = None, explain: bool = False
+    ) -> Destination:
+        ordered = tuple(tuple(sorted(group, key=_order)) for group in priorities)
+        return Destination(
+            Kind.MESH,
+            ordered,
+            service=service.key if service is not None else "",
+            explain=explain,
+            looked_at=frozenset(self._looked_at),
+        )
+
+    def _refuse(self, reason: str, service: Service | None = None, explain: bool = False) -> Destination:
+        return Destination(
+            Kind.REFUSE,
+            service=service.key if service is not None else "",
+            reason=reason,
+            explain=explain,
+            looked_at=frozenset(self._looked_at),
+        )
+
+
+def _weigh(hop: Hop, weight: int) -> Hop:
+    return Hop(
+        hop.address,
+        hop.port,
+        hop.authority,
+        hop.identities,
+        max(1, min(weight, _MAX_WEIGHT)),
+        hop.workload,
+        hop.namespace,
+    )
+
+
+def _order(hop: Hop) -> tuple[str, int, str]:
+    return str(hop.address), hop.port, hop.authority

@@ -1,0 +1,92 @@
+"""Names of resources, and the constants of the wire that more than one module needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from tulle.ztunnel.policy.terms import Address
+
+OUTBOUND_PORT: Final = 15001
+PLAINTEXT_PORT: Final = 15006
+HBONE_PORT: Final = 15008
+#: Ports that are never a target (spec D1).
+OWN_PORTS: Final = (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT)
+#: SO_MARK of the proxy's own sockets, which redirect rules leave alone (spec A3).
+MARK: Final = 0x539
+
+#: Request header of a peer that can take a refusal inside the tunnel, and its value.
+REFUSAL_HEADER: Final = "x-tulle-refusal"
+REFUSAL_IN_TUNNEL: Final = "in-tunnel"
+#: Headers that the receiving side sets itself, before routing, from the connection.
+PRINCIPAL_HEADER: Final = "x-tulle-principal"
+SOURCE_HEADER: Final = "x-tulle-source"
+#: Filter state: why a connection is refused.
+REFUSAL_REASON: Final = "tulle.refusal.reason"
+
+#: Clusters that all pods share.
+APP_BY_AUTHORITY: Final = "shared/app-by-authority"
+ORIGINAL_DESTINATION: Final = "shared/original-destination"
+RESET: Final = "shared/reset"
+RESET_TCP: Final = "shared/reset-tcp"
+EXPLAIN: Final = "shared/explain"
+#: Internal listeners that all pods share.
+PLAIN_LISTENER: Final = "shared/plain"
+RESET_LISTENER: Final = "shared/reset"
+RESET_FRONT_LISTENER: Final = "shared/reset-front"
+RESET_SINK_LISTENER: Final = "shared/reset-sink"
+EXPLAIN_LISTENER: Final = "shared/explain"
+EXPLAIN_FRONT_LISTENER: Final = "shared/explain-front"
+
+_DESTINATION: Final = "out|"
+
+
+def listener(pod_uid: str, kind: str) -> str:
+    """Name of a pod's listener; kind is "outbound", "plaintext" or "hbone"."""
+    return f"pod/{pod_uid}/{kind}"
+
+
+def routes(pod_uid: str) -> str:
+    """Name of a pod's route table for HBONE."""
+    return f"pod/{pod_uid}/inbound"
+
+
+def client_secret(identity: str) -> str:
+    """SDS name of an identity's certificate for connections it makes (listeners use the identity itself)."""
+    return f"client|{identity}"
+
+
+def authority(address: Address, port: int) -> str:
+    """`address:port` as it is written in URLs."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a client of one namespace connects to; the name of its cluster."""
+
+    namespace: str
+    address: Address
+    port: int
+
+    @property
+    def cluster(self) -> str:
+        return f"{_DESTINATION}{self.namespace}|{authority(self.address, self.port)}"
+
+
+def destination_format(namespace: str) -> str:
+    """The format string that yields the cluster of a connection of a client in `namespace`."""
+    return f"{_DESTINATION}{namespace}|%DOWNSTREAM_LOCAL_ADDRESS%"
+
+
+def parse_destination(cluster: str) -> Target | None:
+    """The target that a cluster's name stands for, None for any other name."""
+    if not cluster.startswith(_DESTINATION):
+        return None
+    namespace, _, where = cluster.removeprefix(_DESTINATION).partition("|")
+    host, _, port = where.rpartition(":")
+    try:
+        return Target(namespace, ip_address(host.removeprefix("[").removesuffix("]")), int(port))
+    except ValueError:
+        return None

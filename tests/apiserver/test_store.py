@@ -1,0 +1,153 @@
+"""The store: optimistic writes, watches that miss nothing, durability."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tulle.cluster.store import CompactedError, FutureRevisionError, Key, RevisionConflictError, Store
+
+
+def fields_of(resource: str, obj: Mapping[str, Any]) -> Mapping[str, str]:
+    return {"metadata.name": obj["metadata"]["name"]}
+
+
+def pod(name: str, **labels: str) -> dict[str, Any]:
+    return {"kind": "Pod", "metadata": {"name": name, "labels": labels}}
+
+
+def key(name: str) -> Key:
+    return Key("pods", "default", name)
+
+
+async def test_a_write_is_visible_with_its_revision_and_survives_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of)
+    first = await store.write(key("a"), pod("a", app="x"), 0)
+    second = await store.write(key("b"), pod("b"), 0)
+    await store.delete(key("b"), pod("b"), second.revision)
+    await store.close()
+    again = Store(tmp_path / "store.db", fields_of)
+    assert [record.key.name for record in again.list("pods")] == ["a"]
+    record = again.get(key("a"))
+    assert record is not None and record.revision == first.revision
+    assert record.labels == {"app": "x"}
+    assert record.decode()["metadata"]["resourceVersion"] == str(first.revision)
+    assert again.revision == 3
+    await again.close()
+
+
+async def test_only_the_expected_revision_is_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of)
+    record = await store.write(key("a"), pod("a"), 0)
+    with pytest.raises(RevisionConflictError):
+        await store.write(key("a"), pod("a"), 0)
+    await store.write(key("a"), pod("a", v="2"), record.revision)
+    with pytest.raises(RevisionConflictError):
+        await store.write(key("a"), pod("a", v="3"), record.revision)
+    await store.close()
+
+
+async def test_of_concurrent_writers_exactly_one_wins_per_revision(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of)
+    await store.write(key("a"), pod("a", n="0"), 0)
+
+    async def increment() -> None:
+        while True:
+            record = store.get(key("a"))
+            assert record is not None
+            try:
+                await store.write(key("a"), pod("a", n=str(int(record.labels["n"]) + 1)), record.revision)
+            except RevisionConflictError:
+                continue
+            return
+
+    await asyncio.gather(*(increment() for _ in range(50)))
+    record = store.get(key("a"))
+    assert record is not None and record.labels["n"] == "50"
+    await store.close()
+
+
+async def test_a_watch_gets_history_then_the_present_in_order(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of)
+    first = await store.write(key("a"), pod("a"), 0)
+    await store.write(key("b"), pod("b"), 0)
+    watcher = store.watch("pods", "", first.revision)
+    await store.delete(key("a"), pod("a"), first.revision)
+    events = await watcher.drain(1.0)
+    assert [(e.key.name, e.new is None) for e in events] == [("b", False), ("a", True)]
+    assert events[1].old is not None
+    store.unwatch(watcher)
+    await store.close()
+
+
+async def test_history_survives_a_restart_with_the_old_values(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of)
+    first = await store.write(key("a"), pod("a", app="x"), 0)
+    await store.write(key("a"), pod("a", app="y"), first.revision)
+    await store.close()
+    again = Store(tmp_path / "store.db", fields_of)
+    (event,) = await again.watch("pods", "", first.revision).drain(1.0)
+    assert event.old is not None and event.old.labels == {"app": "x"}
+    assert event.new is not None and event.new.labels == {"app": "y"}
+    await again.close()
+
+
+async def test_too_old_and_future_revisions_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of, window=5)
+    for index in range(10):
+        await store.write(key(f"p{index}"), pod(f"p{index}"), 0)
+    with pytest.raises(CompactedError):
+        store.watch("pods", "", 3)
+    with pytest.raises(FutureRevisionError):
+        store.watch("pods", "", 11)
+    assert len(await store.watch("pods", "", 5).drain(1.0)) == 5
+    await store.close()
+
+
+async def test_a_namespace_watch_sees_its_namespace_only(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of)
+    watcher = store.watch("pods", "one", 0)
+    await store.write(Key("pods", "two", "x"), pod("x"), 0)
+    await store.write(Key("pods", "one", "y"), pod("y"), 0)
+    assert [event.key.name for event in await watcher.drain(1.0)] == ["y"]
+    await store.close()
+
+
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(["write", "delete"]), st.sampled_from("abc"), st.integers(0, 3)), max_size=30
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=_STEPS, start=st.integers(0, 30))
+def test_replaying_a_watch_over_a_snapshot_gives_the_present(
+    steps: list[tuple[str, str, int]], start: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async def check(path: Path) -> None:
+        store = Store(path / "store.db", fields_of)
+        snapshots = {0: {}}
+        for what, name, value in steps:
+            record = store.get(key(name))
+            if what == "write":
+                await store.write(key(name), pod(name, v=str(value)), record.revision if record else 0)
+            elif record is not None:
+                await store.delete(key(name), pod(name), record.revision)
+            snapshots[store.revision] = {r.key.name: dict(r.labels) for r in store.list("pods")}
+        revision = min(start, store.revision)
+        seen = dict(snapshots[revision])
+        watcher = store.watch("pods", "", revision)
+        for event in await watcher.drain(0.0):
+            if event.new is None:
+                del seen[event.key.name]
+            else:
+                seen[event.key.name] = dict(event.new.labels)
+        assert seen == snapshots[store.revision]
+        await store.close()
+
+    asyncio.run(check(tmp_path_factory.mktemp("tk-store")))
