@@ -68,7 +68,12 @@ def owned(obj: Any, who: str, operation: str = "Apply", sub: str = "") -> set[st
 
 def test_an_applied_object_is_owned_by_its_applier() -> None:
     obj = apply(None, "a", thing(spec={"size": 1, "items": [{"name": "x", "v": 1}]}))
-    assert owned(obj, "a") == {".spec.size", '.spec.items[name="x"]', '.spec.items[name="x"].name', '.spec.items[name="x"].v'}
+    assert owned(obj, "a") == {
+        ".spec.size",
+        '.spec.items[name="x"]',
+        '.spec.items[name="x"].name',
+        '.spec.items[name="x"].v',
+    }
 
 
 def test_a_second_manager_adds_its_own_items() -> None:
@@ -91,7 +96,8 @@ def test_a_value_owned_by_another_is_a_conflict_unless_forced() -> None:
     ]
     forced = apply(obj, "b", thing(spec={"size": 2}), force=True)
     assert forced["spec"] == {"size": 2, "color": "red"}
-    assert owned(forced, "a") == {".spec.color"} and owned(forced, "b") == {".spec.size"}
+    assert owned(forced, "a") == {".spec.color"}
+    assert owned(forced, "b") == {".spec.size"}
 
 
 def test_the_same_value_is_shared_and_survives_one_owner() -> None:
@@ -99,7 +105,8 @@ def test_the_same_value_is_shared_and_survives_one_owner() -> None:
     obj = apply(obj, "b", thing(spec={"size": 1}))
     obj = apply(obj, "a", thing(spec={}))
     assert obj["spec"] == {"size": 1}
-    assert owned(obj, "b") == {".spec.size"} and owned(obj, "a") == {".spec"}
+    assert owned(obj, "b") == {".spec.size"}
+    assert owned(obj, "a") == {".spec"}
     assert apply(obj, "b", thing(spec={}))["spec"] == {}
 
 
@@ -135,7 +142,7 @@ def test_an_update_takes_over_what_it_changes() -> None:
     managers.update(KIND, obj, new, Manager("edit", managers.UPDATE), "2026-01-01T00:00:00Z")
     assert owned(new, "a") == {".spec.color"}
     assert owned(new, "edit", "Update") == {".spec.size"}
-    with pytest.raises(StatusError, match='conflict with "edit" using example.com/v1 at 2026-01-01T00:00:00Z'):
+    with pytest.raises(StatusError, match=r'conflict with "edit" using example\.com/v1 at 2026-01-01T00:00:00Z'):
         apply(new, "a", thing(spec={"size": 1, "color": "red"}))
 
 
@@ -148,7 +155,9 @@ def test_what_is_removed_is_owned_by_nobody() -> None:
 
 
 _ITEMS = st.lists(
-    st.fixed_dictionaries({"name": st.sampled_from("xyz"), "v": st.integers(0, 2)}), max_size=3, unique_by=lambda i: i["name"]
+    st.fixed_dictionaries({"name": st.sampled_from("xyz"), "v": st.integers(0, 2)}),
+    max_size=3,
+    unique_by=lambda i: i["name"],
 )
 _SPECS = st.fixed_dictionaries(
     {},
@@ -184,4 +193,5 @@ def test_field_sets_survive_their_encoding(spec: Any) -> None:
 def test_equal_documents_do_not_differ(first: Any, second: Any) -> None:
     changed, removed = fieldset.compare({"spec": first}, {"spec": second}, SCHEMA)
     if first == second:
-        assert not changed and not removed
+        assert not changed
+        assert not removed

@@ -41,7 +41,8 @@ def test_zero_values_are_dropped_unless_they_mean_something() -> None:
     assert obj["spec"]["replicas"] == 0
     assert "paused" not in obj["spec"]
     spec = obj["spec"]["template"]["spec"]
-    assert spec["terminationGracePeriodSeconds"] == 0 and "hostNetwork" not in spec
+    assert spec["terminationGracePeriodSeconds"] == 0
+    assert "hostNetwork" not in spec
     assert spec["containers"] == [{"name": "c", "image": "nginx", "resources": {}}]
 
 

@@ -35,7 +35,8 @@ async def test_a_write_is_visible_with_its_revision_and_survives_a_restart(tmp_p
     again = Store(tmp_path / "store.db", fields_of)
     assert [record.key.name for record in again.list("pods")] == ["a"]
     record = again.get(key("a"))
-    assert record is not None and record.revision == first.revision
+    assert record is not None
+    assert record.revision == first.revision
     assert record.labels == {"app": "x"}
     assert record.decode()["metadata"]["resourceVersion"] == str(first.revision)
     assert again.revision == 3
@@ -69,7 +70,8 @@ async def test_of_concurrent_writers_exactly_one_wins_per_revision(tmp_path: Pat
 
     await asyncio.gather(*(increment() for _ in range(50)))
     record = store.get(key("a"))
-    assert record is not None and record.labels["n"] == "50"
+    assert record is not None
+    assert record.labels["n"] == "50"
     await store.close()
 
 
@@ -93,8 +95,10 @@ async def test_history_survives_a_restart_with_the_old_values(tmp_path: Path) ->
     await store.close()
     again = Store(tmp_path / "store.db", fields_of)
     (event,) = await again.watch("pods", "", first.revision).drain(1.0)
-    assert event.old is not None and event.old.labels == {"app": "x"}
-    assert event.new is not None and event.new.labels == {"app": "y"}
+    assert event.old is not None
+    assert event.old.labels == {"app": "x"}
+    assert event.new is not None
+    assert event.new.labels == {"app": "y"}
     await again.close()
 
 

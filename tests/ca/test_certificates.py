@@ -63,7 +63,7 @@ class Managed:
 
     async def until(self, true: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
-            while not true():  # noqa: ASYNC110 (nobody tells when)
+            while not true():
                 await asyncio.sleep(0.005)
 
     def serial(self, identity: str) -> int:

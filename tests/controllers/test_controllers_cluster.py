@@ -190,7 +190,8 @@ def test_namespace_goes_with_all_it_has(cluster: Cluster) -> None:
     cluster.kubectl("create", "namespace", "doomed")
     cluster.kubectl("create", "deployment", "web", "--image=x", "--replicas=2", "-n", "doomed")
     cluster.kubectl("rollout", "status", "deploy/web", "-n", "doomed", "--timeout=30s")
-    held = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held", "finalizers": ["example.com/hold"]}}
+    meta = {"name": "held", "finalizers": ["example.com/hold"]}
+    held = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"some": "thing"}}
     cluster.kubectl("create", "-n", "doomed", "-f", "-", stdin=json.dumps(held))
     cluster.kubectl("delete", "namespace", "doomed", "--wait=false")
     path = "jsonpath={.status.phase} {.status.conditions[*].type}"

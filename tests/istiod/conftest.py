@@ -21,7 +21,7 @@ from tulle.istiod.app import Istiod
 from tulle.istiod.settings import Settings
 from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists
-from tulle.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES
+from tulle.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, SERVICE_ACCOUNTS
 
 CRDS = Path(tulle.__file__).parent / "manifests" / "crds"
 _numbers = itertools.count()
@@ -67,6 +67,7 @@ async def namespace(client: Client) -> str:
     """A namespace of the test's own."""
     name = f"n{next(_numbers)}"
     await client.create(NAMESPACES, {"metadata": {"name": name}})
+    await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default", "namespace": name}})
     return name
 
 
@@ -110,6 +111,6 @@ def run_istiod(client: Client) -> RunIstiod:
 async def eventually(check: Callable[[], Awaitable[Any]], why: str) -> Any:
     """Wait until `check` gives something true and return it; `why` says what was waited for."""
     async with asyncio.timeout(20):
-        while not (found := await check()):  # noqa: ASYNC110 - it happens in another process
+        while not (found := await check()):
             await asyncio.sleep(0.02)
     return found

@@ -122,7 +122,7 @@ async def _settle(client: Client, namespace: str) -> None:
         return found
 
     before: list[str] = []
-    while before != (before := await versions()):  # noqa: ASYNC110 - nothing tells of what does not happen
+    while before != (before := await versions()):
         await asyncio.sleep(0.3)
 
 

@@ -15,7 +15,7 @@ from tulle.kube.config import Connection
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for ``condition``; fails after 20 s."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event to tell of it
+        while not condition():
             await asyncio.sleep(0.002)
 
 

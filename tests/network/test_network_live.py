@@ -1,5 +1,5 @@
 """Pods, Services and DNS on real nodes: a private machine, the real kernel, real packets."""
-# ruff: noqa: ASYNC240, ASYNC221 - the event loop has nothing else to do while a test looks at a file or a command
+# ruff: noqa: ASYNC240, ASYNC220, ASYNC221 - the event loop has nothing else to do while a test looks at a file or a command
 
 import asyncio
 import contextlib
@@ -18,6 +18,7 @@ from network.conftest import inside, sh
 from network.fake_api import FakeApi
 from network.sockets import serving, talk, udp
 from tulle.cluster import hostnet
+from tulle.cluster.node.network import namespaces
 from tulle.cluster.node.network.config import NetworkConfig
 from tulle.cluster.node.network.node_network import NodeNetwork
 from tulle.cluster.node.seams import NetworkError, PodNetwork, PodRef
@@ -295,3 +296,56 @@ async def test_two_nodes_and_the_outside_world(state: Path) -> None:
                 talk("/run/netns/world", a.ip, 9000, timeout=0.3)
     hostnet.destroy("n1", state)
     subprocess.run(["ip", "netns", "delete", "world"], check=True)
+
+
+async def test_udp_clients_move_on_when_their_endpoint_goes(state: Path) -> None:
+    """One client socket all along: only forgotten connection tracking lets it reach the next endpoint."""
+    async with running(state) as node:
+        a, b, c = await node.pod("a"), await node.pod("b"), await node.pod("c")
+        node.api.put("services", o.service("d/u", "10.96.1.9", o.port(99, "u", "UDP")))
+        node.api.put("endpointslices", o.slice_of("d/u", [b.ip], 9, "u", "UDP"))
+        await eventually(lambda: _needs(node.netns, b.ip + ":9"))
+        servers = {}
+        for pod in (b, c):
+            with inside(pod.netns_path):
+                servers[pod.ip] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            servers[pod.ip].bind(("0.0.0.0", 9))
+            servers[pod.ip].settimeout(0.3)
+        with inside(a.netns_path):
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect(("10.96.1.9", 99))
+        client.send(b"1")
+        assert servers[b.ip].recv(9) == b"1"
+        node.api.put("endpointslices", o.slice_of("d/u", [c.ip], 9, "u", "UDP"))
+
+        def moved() -> None:
+            client.send(b"2")
+            assert servers[c.ip].recv(9) == b"2"
+
+        await eventually(moved)
+        for link in (client, *servers.values()):
+            link.close()
+
+
+async def test_a_living_pods_namespace_is_found_again_when_its_pin_is_gone(state: Path) -> None:
+    async with running(state) as node:
+        given = await node.pod("a")
+        path, proc = Path(given.netns_path), state / "proc"
+        inode = path.stat().st_ino
+        sleeper = subprocess.Popen(["nsenter", f"--net={path}", "sleep", "60"])
+        process = proc / str(sleeper.pid)
+        (process / "ns").mkdir(parents=True)
+        (process / "ns/net").symlink_to(f"/proc/{sleeper.pid}/ns/net")
+        (process / "cgroup").write_text("0::/kubepods/poduid-a/c1\n")
+        await eventually(lambda: _same(Path(f"/proc/{sleeper.pid}/ns/net"), inode))
+        await namespaces.unpin(path)
+        assert not await namespaces.pin_again(path, "uid-b", proc)
+        assert await namespaces.pin_again(path, "uid-a", proc)
+        assert namespaces.is_pinned(path)
+        assert path.stat().st_ino == inode
+        sleeper.kill()
+        sleeper.wait()
+
+
+def _same(path: Path, inode: int) -> None:
+    assert path.stat().st_ino == inode

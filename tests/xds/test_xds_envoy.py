@@ -33,7 +33,7 @@ _URLS = (types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES, types.SEC
 
 async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(30):
-        while not await check():  # noqa: ASYNC110 (an Envoy tells nobody)
+        while not await check():
             await asyncio.sleep(0.02)
 
 
@@ -83,7 +83,7 @@ class World:
 
     async def acknowledged(self) -> None:
         async def check() -> bool:
-            streams = [c.stream for c in self.ads.connections if c.stream is not None]
+            streams = [c.state for c in self.ads.connections if c.state is not None]
             return bool(streams) and all(stream.synced() for stream in streams)
 
         await eventually(check)

@@ -87,7 +87,7 @@ def client(path: Path, node: str, **handlers: Store | Subscription) -> AdsClient
 
 
 async def until(true: Callable[[], bool]) -> None:
-    while not true():  # noqa: ASYNC110 (nobody tells when)
+    while not true():
         await asyncio.sleep(0.01)
 
 
@@ -143,6 +143,8 @@ async def test_refusal_reaches_the_server_and_the_rest_is_used(running: Running)
     await store.until("good")
     running.addresses.set("later", address("later"))
     await store.until("good", "later")
+    async with asyncio.timeout(20):
+        await until(lambda: len(running.rejected) > 0)
     assert running.rejected == [("n", "bad is not acceptable")]
     assert dict(ads.versions(types.ADDRESS)).keys() == {"good", "later"}
     await end(task)

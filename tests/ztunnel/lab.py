@@ -70,7 +70,7 @@ class Lab:
     name: str = "tk-zt"
     subnet: str = "10.244.77"
     pods: dict[str, Pod] = field(default_factory=dict)
-    _servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def node(self) -> str:
@@ -105,15 +105,12 @@ class Lab:
         pod = self.pods.pop(name)
         run("ip", "netns", "del", pod.netns)
 
-    def serve(self, pod: Pod, *argv: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(pod.argv(*argv), stdin=subprocess.DEVNULL)
-        self._servers.append(process)
-        return process
-
     def down(self) -> None:
-        for process in self._servers:
+        for process in self.servers:
             process.kill()
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
         for netns in [pod.netns for pod in self.pods.values()] + [self.node]:
             with contextlib.suppress(RuntimeError):
                 run("ip", "netns", "del", netns)

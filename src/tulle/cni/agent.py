@@ -55,11 +55,6 @@ class Agent:
         self._namespaces.on_change(self._namespace_changed)
         zds.on_verdict(self._verdict)
 
-    @property
-    def synced(self) -> bool:
-        """Whether pods and namespaces are known."""
-        return self._pods.has_synced and self._namespaces.has_synced
-
     async def run(self) -> None:
         """Follow the API and reconcile, forever. ``settled`` is set once every pod has been looked at."""
         async with asyncio.TaskGroup() as group:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ class PluginServer:
             task = asyncio.create_task(self._one(link))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(_closing(link))  # even if it is cancelled before it begins
 
     async def _one(self, link: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -111,7 +112,6 @@ class PluginServer:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-            link.close()
 
     async def _answer(self, link: socket.socket, descriptors: list[int]) -> tuple[str, dict[str, object]]:
         try:
@@ -160,6 +160,10 @@ async def _readable(link: socket.socket) -> None:
         await ready
     finally:
         loop.remove_reader(link)
+
+
+def _closing(link: socket.socket) -> Callable[[asyncio.Task[None]], None]:
+    return lambda _: link.close()
 
 
 def _listen(path: Path) -> socket.socket:

@@ -94,13 +94,15 @@ class Http:
     """An HTTP connection manager.
 
     codec: "AUTO", "HTTP1" or "HTTP2".  routes: inline routes, or the name of an RDS resource.  early_headers: set
-    before the route is chosen, so that routes can match on facts of the connection.
+    before the route is chosen, so that routes can match on facts of the connection.  local_reply: format string of the body
+    of answers that Envoy makes itself.
     """
 
     stat_prefix: str
     routes: route_pb2.RouteConfiguration | str
     codec: str = "HTTP2"
     early_headers: tuple[Header, ...] = ()
+    local_reply: str = ""
     filters: tuple[hcm_pb2.HttpFilter, ...] = ()
     logs: tuple[accesslog_pb2.AccessLog, ...] = ()
 
@@ -122,6 +124,8 @@ class Http:
         config.http2_protocol_options.initial_stream_window_size.value = STREAM_WINDOW
         config.http2_protocol_options.initial_connection_window_size.value = CONNECTION_WINDOW
         config.upgrade_configs.add(upgrade_type="CONNECT")
+        if self.local_reply:
+            config.local_reply_config.body_format.text_format_source.inline_string = self.local_reply
         if self.early_headers:
             config.early_header_mutation_extensions.append(_early(self.early_headers))
         config.http_filters.extend(self.filters)

@@ -59,7 +59,7 @@ class EnvoyOptions:
     """How to run the binary.
 
     concurrency: worker threads; None is one per CPU.  drain_seconds: for how long a removed listener or filter chain keeps its
-    open connections.  log_level: Envoy's own logger, e.g. "warning".
+    open connections.  log_level: Envoy's own logger, e.g. "warning".  inherit_stdout: access logs go straight to this process's own stdout.
     """
 
     concurrency: int | None = None
@@ -67,6 +67,7 @@ class EnvoyOptions:
     log_level: str = "warning"
     component_log_level: str = ""
     stop_grace: float = 5.0
+    inherit_stdout: bool = False
     restart: Restart = Restart()
 
 
@@ -214,7 +215,7 @@ class EnvoyProcess:
         self._process = process = await asyncio.create_subprocess_exec(
             *launcher.command(os.getpid(), self._arguments()),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=None if self._options.inherit_stdout else asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=1 << 20,
         )

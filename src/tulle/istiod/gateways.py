@@ -151,7 +151,9 @@ class GatewayController:
         except NotFound:
             # Deleted meanwhile: its going is told next.
             return
-        log.info("waypoint status", gateway="/".join(key), addresses=[one["value"] for one in status.get("addresses", ())])
+        log.info(
+            "waypoint status", gateway="/".join(key), addresses=[one["value"] for one in status.get("addresses", ())]
+        )
 
     async def _apply(self, resource: Resource[Any], manifest: Mapping[str, Any], subresource: str = "") -> Any:
         return await self._client.patch(

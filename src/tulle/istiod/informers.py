@@ -46,7 +46,6 @@ class Informers:
     gateways: Informer[Gateway]
     authorization_policies: Informer[Manifest]
     peer_authentications: Informer[Manifest]
-    request_authentications: Informer[Manifest]
     service_entries: Informer[Manifest]
     workload_entries: Informer[Manifest]
     mesh_config: Informer[ConfigMap]
@@ -70,7 +69,6 @@ class Informers:
             gateways=Informer(client, res.GATEWAYS),
             authorization_policies=Informer(client, res.AUTHORIZATION_POLICIES),
             peer_authentications=Informer(client, res.PEER_AUTHENTICATIONS),
-            request_authentications=Informer(client, res.REQUEST_AUTHENTICATIONS),
             service_entries=Informer(client, res.SERVICE_ENTRIES),
             workload_entries=Informer(client, res.WORKLOAD_ENTRIES),
             mesh_config=Informer(
@@ -110,7 +108,6 @@ _OPTIONAL: tuple[Resource[Any], ...] = (
     res.WORKLOAD_ENTRIES,
     res.GATEWAYS,
     res.GATEWAY_CLASSES,
-    res.REQUEST_AUTHENTICATIONS,
 )
 
 

@@ -23,6 +23,7 @@ from tulle.istiod.informers import Informers, Manifest
 from tulle.kube.informer import Change as ObjectChange
 from tulle.kube.informer import Informer
 from tulle.kube.objects import ConfigMap
+from tulle.security.admission import validate
 from tulle.security.mesh import InvalidMeshConfig, MeshSettings, parse_mesh_config
 from tulle.security.model import MtlsMode, PeerAuthentication
 from tulle.security.parse import InvalidObject, parse_peer_authentication, policy_or_closed
@@ -68,6 +69,8 @@ class MeshSource:
         self._feed(informers.workload_entries, entries.from_workload_entry)
         self._feed(informers.authorization_policies, _from_policy)
         self._feed(informers.peer_authentications, _from_peer_authentication)
+        informers.authorization_policies.on_change(lambda change: _complain("AuthorizationPolicy", change))
+        informers.peer_authentications.on_change(lambda change: _complain("PeerAuthentication", change))
         informers.mesh_config.on_change(self._mesh_config_changed)
         self._informers = informers
 
@@ -123,19 +126,35 @@ class MeshSource:
 
 
 def _from_policy(manifest: Manifest) -> Records:
-    policy, errors = policy_or_closed({"kind": "AuthorizationPolicy", **manifest})
-    if errors:
-        log.error(
-            "invalid policy in the store: it denies everything", policy=str(policy.meta), errors=list(map(str, errors))
-        )
+    """An invalid object denies everything where it would have applied: what cannot be understood must not open anything."""
+    policy, _ = policy_or_closed({"kind": "AuthorizationPolicy", **manifest})
     return {(Kind.POLICY, (policy.meta.namespace, policy.meta.name)): policy}
 
 
 def _from_peer_authentication(manifest: Manifest) -> Records:
-    """An invalid object counts as STRICT for its whole namespace: what cannot be understood must not open anything."""
+    """An invalid object counts as STRICT for its whole namespace, for the same reason."""
     try:
         policy = parse_peer_authentication({"kind": "PeerAuthentication", **manifest})
     except InvalidObject as error:
-        log.error("invalid policy in the store: STRICT takes its place", policy=str(error.meta), errors=str(error))
         policy = PeerAuthentication(error.meta, mode=MtlsMode.STRICT)
     return {(Kind.PEER_AUTHENTICATION, (policy.meta.namespace, policy.meta.name)): policy}
+
+
+_CONSEQUENCES = {
+    "AuthorizationPolicy": "it denies everything where it would have applied",
+    "PeerAuthentication": "STRICT holds in its namespace instead",
+}
+
+
+def _complain(kind: str, change: ObjectChange[Manifest]) -> None:
+    """Say what is wrong with an object that was stored while no webhook looked at it."""
+    if change.new is None:
+        return
+    errors = validate({**change.new, "kind": kind}).errors
+    if errors:
+        log.error(
+            "invalid policy in the store",
+            policy=f"{kind}/{'/'.join(change.key)}",
+            errors=[str(error) for error in errors],
+            consequence=_CONSEQUENCES[kind],
+        )

@@ -167,6 +167,9 @@ def _waypoint_facts(request: Request, normalization: str) -> Facts:
 
 def _at_ztunnel(policies: PolicySet, request: Request, waypoint: WaypointView | None, notes: list[str]) -> Hop:
     settings, workload = policies.settings, request.workload
+    if not request.captured:
+        where = f"pod {workload.namespace}/{workload.name}"
+        return Hop(where, True, "it is not captured, so no ztunnel enforces anything before it")
     where = f"ztunnel of {workload.namespace}/{workload.name}"
     client = request.client if waypoint is None else waypoint.identity
     if client is not None and client.trust_domain != settings.trust_domain:
@@ -231,7 +234,7 @@ def _verdict(where: str, traced: Sequence[tuple[AuthorizationPolicy, PolicyTrace
     for trace in allows:
         if trace.matched:
             return Hop(where, True, f"allowed by {trace.meta}, {trace.rule}", traces, trace.meta, trace.rule)
-    nearest = max(allows, key=lambda trace: trace.mismatch is not None)
+    nearest = max(allows, key=lambda trace: (trace.mismatch is not None, trace.nearness))
     why = f"{nearest.mismatch}" if nearest.mismatch is not None else "it has no rule that can match"
     reason = f"ALLOW policies apply, but none allows it; {nearest.meta}: {why}{_aside(nearest)}"
     field = nearest.mismatch.path if nearest.mismatch is not None else "spec.rules"

@@ -77,7 +77,10 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTrace:
-    """How one policy fared: the rule that matched, or the one that came nearest and the field that failed in it."""
+    """How one policy fared: the rule that matched, or the one that came nearest and the field that failed in it.
+
+    ``nearness`` tells how near: the share of the rule's groups that hold, 0 when no rule is left that could match.
+    """
 
     meta: Meta
     action: str
@@ -85,6 +88,7 @@ class PolicyTrace:
     rule: str = ""
     mismatch: Mismatch | None = None
     note: str = ""
+    nearness: float = 0.0
 
     def __str__(self) -> str:
         if self.matched:
@@ -152,13 +156,13 @@ class CompiledPolicy:
         for path, rule in self._rules:
             failing = [group for group in rule if not group.holds(facts)]
             if not failing:
-                return PolicyTrace(meta, action, True, path, None, note)
+                return PolicyTrace(meta, action, True, path, None, note, 1.0)
             score = 1 - len(failing) / len(rule)
             if best is None or score > best[0]:
                 best = (score, path, failing[0].nearest_mismatch(facts))
         if best is None:
             return PolicyTrace(meta, action, False, note=note)
-        return PolicyTrace(meta, action, False, best[1], best[2], note)
+        return PolicyTrace(meta, action, False, best[1], best[2], note, best[0])
 
 
 def _compile_group(group: Group, namespace: str, dialect: Dialect) -> _Group:

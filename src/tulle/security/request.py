@@ -33,7 +33,8 @@ class Request:
     ``client`` is the identity shown in mTLS, None for plaintext. ``port`` is the pod's target port; ``service_port`` and
     ``service_ip`` are what a waypoint sees for traffic to a Service. ``waypoint`` is the one that the client's ztunnel sends
     the connection through, None for the direct path. ``http_declared`` tells that the port is declared HTTP, so that a
-    refusal may be explained to the client.
+    refusal may be explained to the client. ``captured`` False: no ztunnel stands before the workload, so nothing but a
+    waypoint on the way enforces anything (A1, A2).
     """
 
     client: Identity | None
@@ -49,3 +50,4 @@ class Request:
     http: HttpRequest | None = None
     http_declared: bool = False
     sni: str = ""
+    captured: bool = True

@@ -5,6 +5,6 @@ and a node proxy to the Envoy beside it (over a unix socket). The protocol itsel
 I/O; gRPC is a thin shell around each.
 
 Reading order: ``types`` (type URLs and the order between types), ``resources`` (a versioned collection, encoded once),
-``delta`` (the server's side of a stream), ``delta_client`` (the client's side), ``server`` and ``client`` (gRPC),
-``sotw`` (the older state-of-the-world form, for tools). ``proto`` holds the messages that are not Envoy's own.
+``subscription`` and ``delta`` (the server's side of a stream), ``delta_client`` (the client's side), ``server`` and
+``client`` (gRPC), ``sotw`` (the older state-of-the-world form, for tools). ``proto`` holds the messages that are not Envoy's own.
 """

@@ -78,12 +78,12 @@ class Connection:
     address: str
     make: MakeStream
     node: ClientNode | None = None
-    form: Stream | None = None
+    stream: Stream | None = None
 
     @property
-    def stream(self) -> ServerStream | None:
+    def state(self) -> ServerStream | None:
         """The protocol's state, whichever form of it the client speaks; ``None`` before its first request."""
-        return self.form.inner if isinstance(self.form, SotwStream) else self.form
+        return self.stream.inner if isinstance(self.stream, SotwStream) else self.stream
 
 
 class AdsServer:
@@ -142,10 +142,13 @@ class AdsServer:
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _stop(reader, writer)
+            # This may be cancelled once more at any await, so the books are closed before the first one.
+            reader.cancel()
+            writer.cancel()
             self._connections.discard(connection)
-            if connection.form is not None:
-                connection.form.close()
+            if connection.stream is not None:
+                connection.stream.close()
+            await asyncio.wait((reader, writer))
         await _end(connection, context, reader, writer)
 
     async def _read(
@@ -169,12 +172,12 @@ class AdsServer:
         request: Any,
         work: asyncio.Event,
     ) -> tuple[ClientNode, Stream]:
-        if connection.node is not None and connection.form is not None:
-            return connection.node, connection.form
+        if connection.node is not None and connection.stream is not None:
+            return connection.node, connection.stream
         node = ClientNode(request.node.id, MessageToDict(request.node.metadata), peer)
         connection.node = node
-        connection.form = connection.make(lambda type_url: self._source(node, type_url), work.set)
-        return node, connection.form
+        connection.stream = connection.make(lambda type_url: self._source(node, type_url), work.set)
+        return node, connection.stream
 
     def _note(self, node: ClientNode, rejection: Rejection) -> None:
         _log.warning(
@@ -198,7 +201,7 @@ async def _write(connection: Connection, context: grpc.aio.ServicerContext[Any, 
         except TimeoutError:
             _stop_waiting(connection)
         work.clear()
-        stream = connection.form
+        stream = connection.stream
         if stream is None:
             continue
         for push in stream.pushes():
@@ -210,12 +213,6 @@ def _stop_waiting(connection: Connection) -> None:
     if connection.stream is not None and connection.node is not None:
         _log.warning("xds_endpoints_not_asked_for", node=connection.node.id, waited_seconds=WARMING_SECONDS)
         connection.stream.stop_waiting()
-
-
-async def _stop(*tasks: asyncio.Future[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
 
 
 async def _end(

@@ -6,11 +6,12 @@ the endpoints follow the address that this server is reached at.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from tulle.cluster.apiserver import errors
-from tulle.cluster.apiserver.auth.bootstrap import cluster_role_bindings, cluster_roles, role_bindings, roles
+from tulle.cluster.apiserver.auth.bootstrap import cluster_role_bindings, cluster_roles, roles
 from tulle.cluster.apiserver.kinds import Kind
 from tulle.cluster.apiserver.registry import Registry
 from tulle.cluster.apiserver.rest.call import Options
@@ -40,15 +41,17 @@ class Bootstrap:
 
     async def run(self, endpoint: tuple[str, int]) -> None:
         """Make what is missing; `endpoint` is the address and port behind the `kubernetes` Service."""
-        for name in NAMESPACES:
-            await self._ensure(self._kind("", "v1", "namespaces"), "", {"metadata": {"name": name}})
-        for plural, wanted in (("clusterroles", cluster_roles()), ("clusterrolebindings", cluster_role_bindings())):
-            for obj in wanted:
-                await self._ensure(self._kind(_RBAC, "v1", plural), "", obj, _same_rules(obj))
-        for plural, namespaced in (("roles", roles()), ("rolebindings", role_bindings())):
-            for namespace, obj in namespaced:
-                await self._ensure(self._kind(_RBAC, "v1", plural), namespace, obj, _same_rules(obj))
-        await self._kubernetes_service(*endpoint)
+        # One wave each: the log commits what is written at the same time in one go.
+        namespaces = self._kind("", "v1", "namespaces")
+        await asyncio.gather(*(self._ensure(namespaces, "", {"metadata": {"name": name}}) for name in NAMESPACES))
+        cluster = [("clusterroles", "", obj) for obj in cluster_roles()]
+        cluster += [("clusterrolebindings", "", obj) for obj in cluster_role_bindings()]
+        namespaced = [("roles", namespace, obj) for namespace, obj in roles()]
+        wanted = [(self._kind(_RBAC, "v1", plural), namespace, obj) for plural, namespace, obj in cluster + namespaced]
+        await asyncio.gather(
+            self._kubernetes_service(*endpoint),
+            *(self._ensure(kind, namespace, obj, _same_rules(obj)) for kind, namespace, obj in wanted),
+        )
 
     async def _kubernetes_service(self, address: str, port: int) -> None:
         port_spec = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}

@@ -150,6 +150,7 @@ BUILTIN: tuple[Kind, ...] = (
     _core("ServiceAccount", "serviceaccounts", "sa", subresources=("token",)),
     _grouped("apps", "v1", "Deployment", "deployments", "deploy", **_SCALABLE),
     _grouped("apps", "v1", "ReplicaSet", "replicasets", "rs", **_SCALABLE, fields=_fields("status.replicas")),
+    _grouped("apps", "v1", "ControllerRevision", "controllerrevisions"),
     _grouped("apps", "v1", "DaemonSet", "daemonsets", "ds", categories=("all",), subresources=("status",), generation=True),
     _grouped("apps", "v1", "ControllerRevision", "controllerrevisions"),
     _grouped("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", generation=True),

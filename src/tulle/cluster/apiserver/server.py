@@ -18,7 +18,7 @@ from tulle.cluster import pki as pki_module
 from tulle.cluster.apiserver import discovery, errors
 from tulle.cluster.apiserver.auth.authenticate import Authenticator
 from tulle.cluster.apiserver.auth.impersonate import impersonated
-from tulle.cluster.apiserver.auth.rbac import Rbac, refusal
+from tulle.cluster.apiserver.auth.rbac import Rbac, require
 from tulle.cluster.apiserver.auth.reviews import Reviews
 from tulle.cluster.apiserver.auth.rules import Attributes
 from tulle.cluster.apiserver.auth.token_request import TokenIssuer
@@ -51,6 +51,7 @@ _PUBLIC = (
     "/openid/v1/jwks",
     "/.well-known/openid-configuration",
 )
+_STREAMS = ("attach", "exec", "portforward")
 _HEALTH = ("/healthz", "/livez", "/readyz")
 _FOREVER = {"Cache-Control": "public, immutable", "Expires": "Fri, 31 Dec 9999 23:59:59 GMT"}
 _log = structlog.get_logger("apiserver")
@@ -76,7 +77,7 @@ class ApiServer:
         self.openapi = OpenApi(self.registry)
         reviews = Reviews(self.authenticator, self.rbac)
         subresources = Subresources(self.writer, TokenIssuer(self.store, signer), self.proxy)
-        self.dispatcher = Dispatcher(self.store, self.registry, self.writer, subresources, reviews.review)
+        self.dispatcher = Dispatcher(self.registry, self.writer, subresources, reviews.review, self.rbac)
         self._runner: web.ServerRunner | None = None
         self._address = ""
         self._ready = False
@@ -145,13 +146,11 @@ class ApiServer:
         return self.authenticator.authenticate(certificate, request.headers.get("Authorization", ""))
 
     def _authorize(self, user: User, info: RequestInfo) -> None:
-        namespace = info.namespace
-        attributes = Attributes(
-            info.verb, info.group, info.version, info.resource, info.subresource, info.name, namespace
-        )
-        if not self.rbac.decide(user, attributes).allowed:
-            resource = f"{info.resource}/{info.subresource}" if info.subresource else info.resource
-            raise errors.forbidden(resource, info.group, info.name, refusal(user, attributes))
+        # A stream is opened with GET but does what POST does: both must be allowed.
+        verbs = [info.verb, "create"] if info.subresource in _STREAMS and info.verb == "get" else [info.verb]
+        for verb in verbs:
+            what = (info.group, info.version, info.resource, info.subresource, info.name, info.namespace)
+            require(self.rbac, user, Attributes(verb, *what))
 
     def _authorize_path(self, user: User, info: RequestInfo) -> None:
         if info.path in _PUBLIC or info.path.startswith(_HEALTH):

@@ -13,7 +13,14 @@ import msgspec
 
 from tulle.cluster.controllers import nodefit
 from tulle.cluster.controllers.caches import Context, Subscriptions, controller_of
-from tulle.cluster.controllers.daemonpods import TemplateHistory, daemon_pod, node_of, should_continue, should_run
+from tulle.cluster.controllers.daemonpods import (
+    REVISION_HASH,
+    TemplateHistory,
+    daemon_pod,
+    node_of,
+    should_continue,
+    should_run,
+)
 from tulle.cluster.controllers.expectations import Expectations
 from tulle.cluster.controllers.patches import merge_diff
 from tulle.cluster.controllers.pods import available_in, is_ready, namespace_is_ending, owner_reference
@@ -23,8 +30,6 @@ from tulle.kube.informer import Key
 from tulle.kube.objects import DaemonSet, DaemonSetStatus, Node, Pod
 from tulle.kube.resources import DAEMON_SETS, PODS
 from tulle.kube.selectors import matches
-
-REVISION_HASH = "controller-revision-hash"
 
 
 @dataclass

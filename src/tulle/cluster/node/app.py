@@ -106,7 +106,7 @@ async def run(settings: Settings, network_factory: NetworkFactory = embedded_net
             recorder=recorder,
             services=lambda: service_facts(services),
             allocatable=has,
-            capabilities=security.own_capabilities(Path("/proc/self/status").read_text()),
+            capabilities=security.own_capabilities(),
         )
         manager.attach(node)
         identity = NodeIdentity(

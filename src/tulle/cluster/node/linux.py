@@ -1,6 +1,7 @@
 """The few Linux calls that Python 3.11's standard library lacks: mounts, namespaces, subreaper.
 
-They are here, and nowhere else, so that the rest of the node reads as Python: each wrapper raises OSError with the path it was about.
+They are here, and nowhere else, so that the rest of the node reads as Python: each wrapper raises OSError with the
+path it was about.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "")
 
 
 def bind(source: str, target: str, *, read_only: bool = False, recursive: bool = True) -> None:
-    """Bind `source` on `target`; a read-only bind needs a second call, because the kernel ignores the flag on the first."""
+    """Bind `source` on `target`; a read-only bind needs a second call, because the kernel ignores the flag on the
+    first.
+    """
     rec = MS_REC if recursive else 0
     mount(source, target, "", MS_BIND | rec)
     if read_only:

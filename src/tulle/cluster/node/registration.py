@@ -1,7 +1,7 @@
 """The node as the API server sees it: a Node object, its status, and the heartbeat that proves it alive.
 
-The status is written when it changed and every five minutes; in between a Lease is renewed every ten seconds, as every kubelet does, because it
-is cheaper.
+The status is written when it changed and every five minutes; in between a Lease is renewed every ten seconds, as
+every kubelet does, because it is cheaper.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The seam between the kubelet and the pod network.
 
-The kubelet knows nothing of bridges, addresses or CNI plugins: it asks for a network namespace per pod and gives it back when the
-pod ends. Whatever implements `Network` may be swapped (and is, in the tests) without touching the kubelet.
+The kubelet knows nothing of bridges, addresses or CNI plugins: it asks for a network namespace per pod and gives it
+back when the pod ends. Whatever implements `Network` may be swapped (and is, in the tests) without touching the
+kubelet.
 """
 
 from __future__ import annotations
@@ -54,4 +55,6 @@ class Network(Protocol):
         """Serve Service addresses and DNS, forever."""
 
     def resolv_conf(self, namespace: str, dns_policy: str) -> str:
-        """The text of /etc/resolv.conf for a pod of this namespace (dnsPolicy ClusterFirst, ClusterFirstWithHostNet, Default, None)."""
+        """The text of /etc/resolv.conf for a pod of this namespace (dnsPolicy ClusterFirst, ClusterFirstWithHostNet,
+        Default, None).
+        """

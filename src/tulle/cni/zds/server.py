@@ -127,7 +127,8 @@ class ZdsServer:
                 link, _ = await loop.sock_accept(listener)
                 link.setblocking(False)
                 self._accepted_count += 1
-                group.create_task(self._serve_one(_Connection(link, self._accepted_count)))
+                task = group.create_task(self._serve_one(_Connection(link, self._accepted_count)))
+                task.add_done_callback(_closing(link))  # even if it is cancelled before it begins
 
     async def _serve_one(self, connection: _Connection) -> None:
         self._connections.append(connection)
@@ -140,7 +141,6 @@ class ZdsServer:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             self._connections.remove(connection)
-            connection.link.close()
             log.info("ztunnel left", connection=connection.number, why=connection.session.problem or "it disconnected")
             self._wake()
 
@@ -228,6 +228,10 @@ class ZdsServer:
     def _wake(self) -> None:
         for connection in self._connections:
             connection.wake.set()
+
+
+def _closing(link: socket.socket) -> Callable[[asyncio.Task[None]], None]:
+    return lambda _: link.close()
 
 
 def _listen(path: Path) -> socket.socket:

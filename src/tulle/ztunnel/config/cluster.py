@@ -45,10 +45,8 @@ def _labels(destination: Destination) -> dict[tuple[str, ...], str]:
 
 
 def _endpoint(hop: Hop, labels: dict[tuple[str, ...], str]) -> Endpoint:
-    if hop.identities:
-        address = tcp_address(str(hop.address), hop.port)
-    else:
-        address = internal_address(PLAIN_LISTENER, endpoint_id=hop.authority)
+    outside = tcp_address(str(hop.address), hop.port)
+    address = outside if hop.identities else internal_address(PLAIN_LISTENER, endpoint_id=hop.authority)
     facts = tuple((key, value) for key, value in (("workload", hop.workload), ("namespace", hop.namespace)) if value)
     return Endpoint(
         address, hop.authority, max(1, hop.weight), labels[hop.identities] if len(labels) > 1 else "", facts

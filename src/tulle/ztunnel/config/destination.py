@@ -12,7 +12,7 @@ from typing import Final
 
 from tulle.ztunnel.config.names import HBONE_PORT, Target, authority
 from tulle.ztunnel.policy.terms import Address
-from tulle.ztunnel.state.mesh import Mesh, address_key, service_key
+from tulle.ztunnel.state.mesh import Key, Mesh, address_key, service_key
 from tulle.ztunnel.state.model import GatewayRef, Locality, Mode, NetworkAddress, Port, Service, Workload
 
 #: LoadBalancing.Scope
@@ -58,7 +58,7 @@ class Destination:
     service: str = ""
     reason: str = ""
     explain: bool = False
-    looked_at: frozenset[str] = field(default=frozenset(), compare=False)
+    looked_at: frozenset[Key] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Here:
     network: str = ""
     cluster_id: str = "Kubernetes"
     node: str = ""
-    locality: Locality = Locality()
+    locality: Locality = field(default_factory=Locality)
 
 
 def decide(mesh: Mesh, here: Here, target: Target) -> Destination:
@@ -83,7 +83,7 @@ class _Decision:
         self._mesh = mesh
         self._here = here
         self._target = target
-        self._looked_at: set[str] = set()
+        self._looked_at: set[Key] = set()
 
     def decide(self) -> Destination:
         at = NetworkAddress(self._here.network, self._target.address)

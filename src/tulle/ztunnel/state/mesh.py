@@ -6,8 +6,8 @@ change yields the keys it touches.  So one changed pod costs work for those who 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Final, TypeAlias, TypeVar
 
 from tulle.xds.client import Rejected
 from tulle.xds.proto import authorization_pb2, workload_pb2
@@ -24,24 +24,27 @@ from tulle.ztunnel.state.model import (
 
 _K = TypeVar("_K")
 
+#: What a derived value looked at, and what a change touches: a kind and a name.
+Key: TypeAlias = tuple[str, Hashable]
+
 #: The key of "the set of policies that need not be named".
-SCOPED_POLICIES: Final = "scoped-policies"
+SCOPED_POLICIES: Final[Key] = ("scoped-policies", "")
 
 
-def address_key(address: NetworkAddress) -> str:
-    return f"address:{address}"
+def address_key(address: NetworkAddress) -> Key:
+    return ("address", address)
 
 
-def service_key(service: str) -> str:
-    return f"service:{service}"
+def service_key(service: str) -> Key:
+    return ("service", service)
 
 
-def policy_key(policy: str) -> str:
-    return f"policy:{policy}"
+def policy_key(policy: str) -> Key:
+    return ("policy", policy)
 
 
-def pod_key(namespace: str, name: str) -> str:
-    return f"pod:{namespace}/{name}"
+def pod_key(namespace: str, name: str) -> Key:
+    return ("pod", (namespace, name))
 
 
 class Mesh:
@@ -94,16 +97,18 @@ class Mesh:
         """Policies that hold without being named by a workload."""
         return [policy for policy in self.policies.values() if policy.scope is not Scope.WORKLOAD_SELECTOR]
 
-    def addresses(self) -> Iterable[NetworkAddress]:
-        """Every address that a client might be routed by: those of workloads, then those of services."""
-        yield from self._by_address
-        yield from self._services_by_address
+    def routed(self, address: NetworkAddress) -> bool:
+        """Whether connections to the address may have to go anywhere else than straight to it."""
+        if address in self._services_by_address:
+            return True
+        workload = self.workload_at(address)
+        return workload is not None and (workload.hbone or workload.waypoint is not None)
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    def apply_addresses(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> frozenset[str]:
+    def apply_addresses(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> frozenset[Key]:
         """One delta of istio.workload.Address."""
-        touched: set[str] = set()
+        touched: set[Key] = set()
         failed: dict[str, str] = {}
         for name in removed:
             touched |= self._drop(name)
@@ -117,9 +122,9 @@ class Mesh:
         _reject(failed, touched)
         return frozenset(touched)
 
-    def apply_policies(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> frozenset[str]:
+    def apply_policies(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> frozenset[Key]:
         """One delta of istio.security.Authorization."""
-        touched: set[str] = set()
+        touched: set[Key] = set()
         failed: dict[str, str] = {}
         for name in removed:
             touched |= self._drop_policy(name)
@@ -136,7 +141,7 @@ class Mesh:
         _reject(failed, touched)
         return frozenset(touched)
 
-    def _put_address(self, name: str, message: workload_pb2.Address) -> set[str]:
+    def _put_address(self, name: str, message: workload_pb2.Address) -> set[Key]:
         kind = message.WhichOneof("type")
         if kind == "workload":
             workload = workload_from(message.workload)
@@ -150,7 +155,7 @@ class Mesh:
             return touched | self._add_service(service, name)
         raise UnreadableError(f"Address/{name}: neither a workload nor a service")
 
-    def _drop(self, name: str) -> set[str]:
+    def _drop(self, name: str) -> set[Key]:
         kind = self._resource_kinds.pop(name, "")
         if kind == "workload":
             return self._remove_workload(name)
@@ -158,7 +163,7 @@ class Mesh:
             return self._remove_service(name)
         return set()
 
-    def _add_workload(self, workload: Workload, name: str) -> set[str]:
+    def _add_workload(self, workload: Workload, name: str) -> set[Key]:
         self.workloads[name] = workload
         for address in _addresses_of(workload):
             self._by_address.setdefault(address, {})[name] = None
@@ -167,7 +172,7 @@ class Mesh:
         self._pods.setdefault((workload.namespace, workload.name), {})[name] = None
         return _workload_keys(workload)
 
-    def _remove_workload(self, name: str) -> set[str]:
+    def _remove_workload(self, name: str) -> set[Key]:
         workload = self.workloads.pop(name)
         for address in _addresses_of(workload):
             _discard(self._by_address, address, name)
@@ -176,19 +181,19 @@ class Mesh:
         _discard(self._pods, (workload.namespace, workload.name), name)
         return _workload_keys(workload)
 
-    def _add_service(self, service: Service, name: str) -> set[str]:
+    def _add_service(self, service: Service, name: str) -> set[Key]:
         self.services[name] = service
         for address in service.addresses:
             self._services_by_address.setdefault(address, {})[name] = None
         return _service_keys(service)
 
-    def _remove_service(self, name: str) -> set[str]:
+    def _remove_service(self, name: str) -> set[Key]:
         service = self.services.pop(name)
         for address in service.addresses:
             _discard(self._services_by_address, address, name)
         return _service_keys(service)
 
-    def _drop_policy(self, name: str) -> set[str]:
+    def _drop_policy(self, name: str) -> set[Key]:
         key = self._policy_of_resource.pop(name, "")
         policy = self.policies.pop(key, None)
         return set() if policy is None else _policy_keys(policy)
@@ -197,12 +202,12 @@ class Mesh:
 class PartlyRejected(Rejected):
     """Some resources could not be read; `touched` are the keys of what changed all the same."""
 
-    def __init__(self, reason: str, names: Iterable[str], touched: frozenset[str]) -> None:
+    def __init__(self, reason: str, names: Iterable[str], touched: frozenset[Key]) -> None:
         super().__init__(reason, names)
         self.touched = touched
 
 
-def _reject(failed: Mapping[str, str], touched: set[str]) -> None:
+def _reject(failed: Mapping[str, str], touched: set[Key]) -> None:
     if failed:
         raise PartlyRejected("; ".join(failed.values()), failed, frozenset(touched))
 
@@ -213,18 +218,18 @@ def _addresses_of(workload: Workload) -> list[NetworkAddress]:
     return [NetworkAddress(workload.network, address) for address in workload.addresses]
 
 
-def _workload_keys(workload: Workload) -> set[str]:
+def _workload_keys(workload: Workload) -> set[Key]:
     keys = {address_key(NetworkAddress(workload.network, address)) for address in workload.addresses}
     keys |= {service_key(service) for service, _ in workload.services}
     keys.add(pod_key(workload.namespace, workload.name))
     return keys
 
 
-def _service_keys(service: Service) -> set[str]:
+def _service_keys(service: Service) -> set[Key]:
     return {service_key(service.key), *(address_key(address) for address in service.addresses)}
 
 
-def _policy_keys(policy: Policy) -> set[str]:
+def _policy_keys(policy: Policy) -> set[Key]:
     keys = {policy_key(policy.key)}
     if policy.scope is not Scope.WORKLOAD_SELECTOR:
         keys.add(SCOPED_POLICIES)

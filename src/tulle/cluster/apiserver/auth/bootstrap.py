@@ -106,6 +106,12 @@ _PATHS: Mapping[str, Sequence[str]] = {
     "system:service-account-issuer-discovery": ("/.well-known/openid-configuration", "/openid/v1/jwks"),
     "system:monitoring": ("/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/readyz", "/readyz/*"),
 }  # fmt: skip
+# Roles that grow by what others label for them, as providers of custom resources do.
+_AGGREGATED: Mapping[str, Sequence[str]] = {
+    "admin": ("admin", "edit", "view"),
+    "edit": ("edit", "view"),
+    "view": ("view",),
+}
 _BINDINGS: Sequence[tuple[str, str, str, str]] = (
     ("cluster-admin", "cluster-admin", "Group", "system:masters"),
     ("system:basic-user", "system:basic-user", "Group", "system:authenticated"),
@@ -141,7 +147,11 @@ def cluster_roles() -> list[Object]:
         if name in _PATHS:
             verbs = ["*"] if name == "cluster-admin" else ["get"]
             listed.append({"verbs": verbs, "nonResourceURLs": list(_PATHS[name])})
-        found.append({"metadata": _metadata(name), "rules": listed})
+        role: Object = {"metadata": _metadata(name), "rules": listed}
+        if name in _AGGREGATED:
+            labels = [f"{_GROUP}/aggregate-to-{part}" for part in _AGGREGATED[name]]
+            role["aggregationRule"] = {"clusterRoleSelectors": [{"matchLabels": {label: "true"}} for label in labels]}
+        found.append(role)
     return found
 
 
@@ -161,8 +171,3 @@ def roles() -> list[tuple[str, Object]]:
     """(namespace, Role) of an empty cluster."""
     rule = {"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"]}
     return [("kube-public", {"metadata": _metadata("system:controller:bootstrap-signer"), "rules": [rule]})]
-
-
-def role_bindings() -> list[tuple[str, Object]]:
-    """(namespace, RoleBinding) of an empty cluster."""
-    return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from multidict import CIMultiDictProxy
 
 from tulle.cluster.apiserver import errors
-from tulle.cluster.apiserver.auth.rbac import Rbac, refusal
+from tulle.cluster.apiserver.auth.rbac import Rbac, require
 from tulle.cluster.apiserver.auth.rules import Attributes
 from tulle.cluster.apiserver.auth.users import AUTHENTICATED, SERVICE_ACCOUNT_PREFIX, User, service_account_user
 
@@ -24,8 +24,7 @@ def impersonated(user: User, headers: CIMultiDictProxy[str], rbac: Rbac) -> User
     if uid:
         wanted.append(Attributes("impersonate", group="authentication.k8s.io", resource="uids", name=uid))
     for attributes in wanted:
-        if not rbac.decide(user, attributes).allowed:
-            raise errors.forbidden(attributes.resource, attributes.group, attributes.name, refusal(user, attributes))
+        require(rbac, user, attributes)
     if name.startswith(SERVICE_ACCOUNT_PREFIX) and not groups:
         namespace, _, account = name.removeprefix(SERVICE_ACCOUNT_PREFIX).partition(":")
         return service_account_user(namespace, account, uid, {})

@@ -11,6 +11,7 @@ from typing import Any
 
 from tulle.cluster.apiserver.auth.rules import Attributes, Rule
 from tulle.cluster.apiserver.auth.users import MASTERS, SERVICE_ACCOUNT_PREFIX, User
+from tulle.cluster.apiserver.errors import forbidden
 from tulle.cluster.apiserver.selectors import from_label_selector_object
 from tulle.cluster.store import Event, Key, Store
 
@@ -93,17 +94,21 @@ class Rbac:
 
     def rules_of(self, role: Key) -> tuple[Rule, ...]:
         """Rules of a role, aggregated ones included; empty when it does not exist."""
-        rules = self._rules.get(role, ())
-        for selector in self._aggregations.get(role, ()):
-            wanted = from_label_selector_object(selector)
-            for other, labels in self._labels.items():
-                if other.resource == CLUSTER_ROLES and other != role and wanted.matches(labels):
-                    rules += self._rules[other]
-        return rules
+        return tuple(rule for part in self._parts(role) for rule in self._rules.get(part, ()))
 
     def raw_rules_of(self, role: Key) -> list[dict[str, Any]]:
-        """PolicyRule objects of a role as stored."""
-        return self._raw.get(role, [])
+        """PolicyRule objects of a role, aggregated ones included."""
+        return [rule for part in self._parts(role) for rule in self._raw.get(part, ())]
+
+    def _parts(self, role: Key) -> list[Key]:
+        """A role and those it aggregates."""
+        selectors = [from_label_selector_object(selector) for selector in self._aggregations.get(role, ())]
+        if not selectors:
+            return [role]
+        others = (
+            (key, labels) for key, labels in self._labels.items() if key.resource == CLUSTER_ROLES and key != role
+        )
+        return [role, *(key for key, labels in others if any(s.matches(labels) for s in selectors))]
 
     def _bindings_of(self, user: User, namespace: str) -> Iterable[_Binding]:
         for subject in (("User", user.name), *(("Group", group) for group in user.groups)):
@@ -141,3 +146,9 @@ def refusal(user: User, attributes: Attributes) -> str:
     if attributes.namespace:
         return f'{what} in the namespace "{attributes.namespace}"'
     return f"{what} at the cluster scope"
+
+
+def require(rbac: Rbac, user: User, attributes: Attributes) -> None:
+    """Refuse what is not allowed. Raises StatusError 403."""
+    if not rbac.decide(user, attributes).allowed:
+        raise forbidden(attributes.full_resource, attributes.group, attributes.name, refusal(user, attributes))

@@ -9,6 +9,8 @@ from typing import Any
 from aiohttp import web
 
 from tulle.cluster.apiserver import errors
+from tulle.cluster.apiserver.auth.rbac import Rbac, require
+from tulle.cluster.apiserver.auth.rules import Attributes
 from tulle.cluster.apiserver.kinds import SUBRESOURCE_VERBS, Kind
 from tulle.cluster.apiserver.patch.apply import apply_change
 from tulle.cluster.apiserver.registry import Registry
@@ -20,7 +22,6 @@ from tulle.cluster.apiserver.rest.read import Reader, filter_of
 from tulle.cluster.apiserver.rest.subresources import Subresources
 from tulle.cluster.apiserver.rest.watch import watch
 from tulle.cluster.apiserver.rest.writer import Writer, key_of
-from tulle.cluster.store import Store
 
 Object = dict[str, Any]
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -31,15 +32,16 @@ class Dispatcher:
     """Handles requests about resources that have been authenticated and authorised."""
 
     def __init__(
-        self, store: Store, registry: Registry, writer: Writer, subresources: Subresources, review: ReviewHandler
+        self, registry: Registry, writer: Writer, subresources: Subresources, review: ReviewHandler, rbac: Rbac
     ) -> None:
-        self._store = store
+        store = self._store = writer.store
         self._registry = registry
         self._writer = writer
         self._reader = Reader(store, registry, writer)
         self._deleter = Deleter(writer)
         self._subresources = subresources
         self._review = review
+        self._rbac = rbac
         self._verbs: dict[str, Handler] = {
             "get": self._get,
             "list": self._list,
@@ -118,6 +120,8 @@ class Dispatcher:
         info = call.info
         existing = self._store.get(key_of(call.kind, info.namespace, info.name))
         if existing is None:
+            create = Attributes("create", info.group, info.version, info.resource, "", info.name, info.namespace)
+            require(self._rbac, call.options.user, create)
             if info.subresource:
                 raise errors.not_found(call.kind.plural, call.kind.group, info.name)
             try:

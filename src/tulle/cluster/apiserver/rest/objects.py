@@ -128,7 +128,7 @@ def carry_over(kind: Kind, old: Object, new: Object, subresource: str) -> None:
         if "managedFields" in metadata:
             kept["managedFields"] = metadata["managedFields"]
         new["metadata"] = kept | {k: v for k, v in metadata.items() if k == "resourceVersion"}
-    elif kind.status:
+    elif kind.status and not subresource:
         new.pop("status", None)
         if "status" in old:
             new["status"] = old["status"]

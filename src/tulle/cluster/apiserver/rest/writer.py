@@ -125,14 +125,19 @@ class Writer:
             insisted = new.setdefault("metadata", {}).get("resourceVersion")
             if insisted and objects.parse_revision(insisted) != record.revision:
                 raise errors.conflict(kind.plural, kind.group, name)
-            new = await self._prepared(kind, old, new, options, subresource=subresource, owned=owned)
-            if options.dry_run or objects.same(old, new):
-                new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
-                return new
             try:
-                return await self._replace(kind, record, new)
+                new = await self._prepared(kind, old, new, options, subresource=subresource, owned=owned)
+                if not options.dry_run and not objects.same(old, new):
+                    return await self._replace(kind, record, new)
             except RevisionConflictError:
+                self.strategy.released(kind, old)
                 continue
+            except BaseException:
+                self.strategy.released(kind, old)
+                raise
+            self.strategy.released(kind, old)
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+            return new
         raise errors.conflict(kind.plural, kind.group, name)
 
     async def _prepared(

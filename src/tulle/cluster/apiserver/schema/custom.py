@@ -11,6 +11,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from tulle.cluster.apiserver.errors import bad_request
 from tulle.cluster.apiserver.schema.decode import DecodeError, decode
 from tulle.cluster.apiserver.schema.definitions import OBJECT_META
 
@@ -22,22 +23,16 @@ EMBEDDED = "x-kubernetes-embedded-resource"
 
 
 def prune(obj: dict[str, Any], schema: Schema) -> list[str]:
-    """Remove unknown fields of a custom resource, in place; returns their paths."""
+    """Remove unknown fields of a custom resource, in place; returns their paths. Raises StatusError 400 for bad metadata."""
     unknown: list[str] = []
     try:
         metadata = decode(obj.get("metadata") or {}, OBJECT_META)
     except DecodeError as error:
-        raise _bad_metadata(error) from None
+        raise bad_request(f"metadata: {error}") from None
     obj["metadata"] = metadata.value
     unknown += [f"metadata.{path}" for path in metadata.unknown]
     _prune_object(obj, schema, "", unknown, root=True)
     return unknown
-
-
-def _bad_metadata(error: DecodeError) -> Exception:
-    from tulle.cluster.apiserver.errors import bad_request  # noqa: PLC0415 - errors knows nothing of schemas
-
-    return bad_request(f"metadata: {error}")
 
 
 def _prune(value: Any, schema: Schema, path: str, unknown: list[str]) -> None:

@@ -12,6 +12,10 @@ from tulle.cluster.apiserver.kinds import Kind
 from tulle.cluster.store import Key
 
 Object = dict[str, Any]
+_EVERYTHING = [
+    {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
+    {"verbs": ["*"], "nonResourceURLs": ["*"]},
+]
 _ROLE_KINDS = ("Role", "ClusterRole")
 _BINDING_KINDS = ("RoleBinding", "ClusterRoleBinding")
 
@@ -23,9 +27,11 @@ def check(rbac: Rbac, kind: Kind, obj: Object, old: Object | None, user: User) -
     namespace = obj["metadata"].get("namespace", "")
     name = obj["metadata"].get("name", "")
     if kind.kind in _ROLE_KINDS:
-        if old is not None and old.get("rules") == obj.get("rules"):
+        if old is not None and all(old.get(field) == obj.get(field) for field in ("rules", "aggregationRule")):
             return
-        wanted, verb, resource, target = obj.get("rules") or [], "escalate", kind.plural, name
+        # What an aggregating role will gather is not known yet: only who may do everything may make one.
+        wanted = _EVERYTHING if obj.get("aggregationRule") else obj.get("rules") or []
+        verb, resource, target = "escalate", kind.plural, name
     elif kind.kind in _BINDING_KINDS:
         if old is not None and old.get("subjects") == obj.get("subjects"):
             return

@@ -59,6 +59,11 @@ def _data(old: Object, new: Object) -> Iterator[FieldError]:
             yield forbidden_field(name, "field is immutable when `immutable` is set")
 
 
+def _revision_data(old: Object, new: Object) -> Iterator[FieldError]:
+    if old.get("data") != new.get("data"):
+        yield invalid_value("data", new.get("data"), FIELD_IS_IMMUTABLE)
+
+
 def _role_reference(old: Object, new: Object) -> Iterator[FieldError]:
     if old.get("roleRef") != new.get("roleRef"):
         yield invalid_value("roleRef", new.get("roleRef"), "cannot change roleRef")
@@ -90,6 +95,7 @@ IMMUTABLE: Mapping[tuple[str, str], Rule] = {
     ("", "Service"): _service,
     ("", "ConfigMap"): _data,
     ("", "Secret"): _data,
+    ("apps", "ControllerRevision"): _revision_data,
     ("apps", "Deployment"): _selector,
     ("apps", "ReplicaSet"): _selector,
     ("apps", "DaemonSet"): _selector,

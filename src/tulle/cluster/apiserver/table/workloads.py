@@ -85,7 +85,15 @@ def _budget(obj: Object, now: datetime.datetime) -> list[Any]:
     return [obj["metadata"]["name"], *limits, status.get("disruptionsAllowed", 0), age(obj, now)]
 
 
+def _revision(obj: Object, now: datetime.datetime) -> list[Any]:
+    owner = next((o for o in obj["metadata"].get("ownerReferences") or () if o.get("controller")), None)
+    group, _, _ = (owner or {}).get("apiVersion", "").rpartition("/")
+    kind = f"{(owner or {}).get('kind', '').lower()}{'.' if group else ''}{group}/{(owner or {}).get('name', '')}"
+    return [obj["metadata"]["name"], kind if owner else "<none>", obj.get("revision", 0), age(obj, now)]
+
+
 WORKLOADS = {
+    ("apps", "ControllerRevision"): Layout(columns("Name", "Controller", "Revision", "Age"), _revision),
     ("apps", "Deployment"): Layout(columns("Name", "Ready", "Up-to-date", "Available", "Age", wide=_WIDE), _deployment),
     ("apps", "ReplicaSet"): Layout(
         columns("Name", "Desired", "Current", "Ready", "Age", wide=_WIDE, integers=("Ready",)), _replica_set

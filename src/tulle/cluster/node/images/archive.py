@@ -1,7 +1,8 @@
 """Images from files: OCI image layouts and `docker save` archives.
 
-Both are tar files with a manifest, a configuration and layers; a layer is a tar file with the changes against the one below, where a name that
-starts with `.wh.` removes. Layers are unpacked one by one as overlay layers, with removals as overlayfs writes them.
+Both are tar files with a manifest, a configuration and layers; a layer is a tar file with the changes against the one
+below, where a name that starts with `.wh.` removes. Layers are unpacked one by one as overlay layers, with removals
+as overlayfs writes them.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _extract(archive: tarfile.TarFile, directory: Path) -> None:
         if member not in removals and not member.isdev():
             plain.append(member)
     # owners and set-uid bits are part of an image; names that lead out of the directory are refused by the filter
-    archive.extractall(directory, members=plain, filter=_member, numeric_owner=True)
+    archive.extractall(directory, members=plain, filter=_member, numeric_owner=True)  # noqa: S202 - filtered
     for member in removals:
         path = Path(member.name)
         folder = (directory / path.parent).resolve()

@@ -1,4 +1,6 @@
-"""All images of the catalogue, by the names they are published under; any tag and digest of a name means the same image."""
+"""All images of the catalogue, by the names they are published under; any tag and digest of a name means the same
+image.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Debian roots: the machine's own `/usr` and package database below, everything else fresh.
 
-Nothing is copied that is large, and nothing is shown that is private: `/etc` is made anew from public files, `/home`, `/root` and `/var` start
-empty. `apt-get` and `dpkg` in the container are the real ones; they see the machine's packages as installed and write to the
-container's own layer. A package that the machine lacks is downloaded once and unpacked as a layer of the image.
+Nothing is copied that is large, and nothing is shown that is private: `/etc` is made anew from public files, `/home`,
+`/root` and `/var` start empty. `apt-get` and `dpkg` in the container are the real ones; they see the machine's
+packages as installed and write to the container's own layer. A package that the machine lacks is downloaded once and
+unpacked as a layer of the image.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ FIRST_ORDINARY_ID = 1000
 
 
 def _system_accounts() -> tuple[files.Users, dict[str, int]]:
-    """The accounts that the machine's packages made: their files belong to them, and dpkg refuses to work without them."""
+    """The accounts that the machine's packages made: their files belong to them, and dpkg refuses to work without
+    them.
+    """
     users = {}
     for line in Path("/etc/passwd").read_text().splitlines():
         name, _, uid, gid, _, home, shell = line.split(":")
@@ -110,7 +113,9 @@ def system(root: Path, users: files.Users | None = None, groups: dict[str, int] 
 
 
 def _apt(root: Path) -> None:
-    """The machine's package sources and proxies. Credentials (auth.conf) stay where they are, and so do hooks that call its services."""
+    """The machine's package sources and proxies. Credentials (auth.conf) stay where they are, and so do hooks that
+    call its services.
+    """
     target = root / "etc/apt"
     target.mkdir(parents=True, exist_ok=True)
     for name in _APT_TREES:
@@ -147,7 +152,8 @@ def installed(package: str) -> bool:
 
 
 def unpack(packages: Sequence[str], root: Path, usr_layer: Path) -> None:
-    """Download packages, with what they need and the machine lacks, and unpack them: /usr into its layer, the rest into the root.
+    """Download packages, with what they need and the machine lacks, and unpack them: /usr into its layer, the rest
+    into the root.
 
     Raises ImageUnavailableError with apt's own words.
     """
@@ -189,7 +195,9 @@ def _on_machine_network(command: list[str]) -> list[str]:
 
 
 def program(package: str, name: str, root: Path) -> Path:
-    """A program of `package` as a file to copy: the machine's own, or one from the downloaded package. Raises ImageUnavailableError."""
+    """A program of `package` as a file to copy: the machine's own, or one from the downloaded package. Raises
+    ImageUnavailableError.
+    """
     for folder in ("/usr/bin", "/bin", "/usr/sbin"):
         if installed(package) and Path(folder, name).exists():
             return Path(folder, name).resolve()

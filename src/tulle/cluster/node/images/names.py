@@ -1,7 +1,7 @@
 """Image references: what `image: nginx` means in full.
 
-The grammar is that of the distribution project: `[registry/]repository[:tag][@digest]`; without a registry docker.io is meant, and a
-single name is one of docker.io's library.
+The grammar is that of the distribution project: `[registry/]repository[:tag][@digest]`; without a registry docker.io
+is meant, and a single name is one of docker.io's library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`nginx`: Debian with nginx and curl, as the official image is; serves a welcome page on port 80, logs to the container's output."""
+"""`nginx`: Debian with nginx and curl, as the official image is; serves a welcome page on port 80, logs to the
+container's output.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Roots for programs of this package: this Python, its libraries and this source, all read-only, at the paths they have here.
+"""Roots for programs of this package: this Python, its libraries and this source, all read-only, at the paths they
+have here.
 
-The servers of the sample images and the mesh's own parts are Python; they run on the interpreter that runs the node, so there is nothing
-to install and every pod shares the same pages of memory.
+The servers of the sample images and the mesh's own parts are Python; they run on the interpreter that runs the node,
+so there is nothing to install and every pod shares the same pages of memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The images that are on this machine: roots made once, kept in `<state>/images`, shared by all nodes.
 
-"Pulling" an image of the catalogue is making its root; it is made in a directory of its own and renamed into place, so a crash in between leaves
-nothing half-made, and a lock lets one process at a time make one root.
+"Pulling" an image of the catalogue is making its root; it is made in a directory of its own and renamed into place,
+so a crash in between leaves nothing half-made, and a lock lets one process at a time make one root.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class ImageStore:
             {image.name.removeprefix("docker.io/").removeprefix("library/") for image in self._catalogue.values()}
         )
         return (
-            f"image {reference} is not in the catalogue and no registry is used. Available are: {', '.join(shown)}. For any other image put an archive "
-            f"of it (docker save {reference} -o NAME.tar) into {self.import_directory}"
+            f"image {reference} is not in the catalogue and no registry is used. Available are: {', '.join(shown)}. "
+            f"For any other image put an archive of it (docker save {reference} -o NAME.tar) into {self.import_directory}"
         )
 
     @staticmethod
@@ -182,7 +182,9 @@ class ImageStore:
         return tags.get(f"{reference.repository}@{reference.digest}") if reference.digest else tags.get(str(reference))
 
     def _import_archives(self) -> None:
-        """Unpack every archive in the import directory that is new. Raises ImageUnavailableError naming one that is broken."""
+        """Unpack every archive in the import directory that is new. Raises ImageUnavailableError naming one that is
+        broken.
+        """
         if not self.import_directory.is_dir():
             return
         with self._locked():

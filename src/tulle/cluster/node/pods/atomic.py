@@ -1,7 +1,7 @@
 """Directories whose files all change at once, as a container sees them.
 
-The files are symbolic links into `..data`, itself a link to a directory with a time in its name; an update writes a new directory and moves
-the one link. A reader sees all old files or all new ones.
+The files are symbolic links into `..data`, itself a link to a directory with a time in its name; an update writes a
+new directory and moves the one link. A reader sees all old files or all new ones.
 """
 
 from __future__ import annotations

@@ -296,7 +296,8 @@ class Containers:
 def _back_off(known: ContainerRuns, run: Run) -> None:
     """When a run that ended may be followed by the next."""
     assert run.exit is not None
-    if run.started_at and run.exit.finished_at - run.started_at >= plan.RESET_AFTER:
+    ran_long = run.started_at and run.exit.finished_at - run.started_at >= plan.RESET_AFTER
+    if ran_long or run.exit.lost:  # a container that was lost did not fail
         known.backoff = 0.0
     known.not_before = run.exit.finished_at + known.backoff
 

@@ -27,7 +27,9 @@ async def release(node: Node, pod: Pod, sandbox: str) -> None:
 
 
 async def clean(node: Node, ref: PodRef) -> None:
-    """Remove everything of a pod from this node, whatever is left of it; idempotent. Raises ShimError, OSError, NetworkError."""
+    """Remove everything of a pod from this node, whatever is left of it; idempotent. Raises ShimError, OSError,
+    NetworkError.
+    """
     mine = [s.record for s in node.runtime.statuses.values() if s.record.pod_uid == ref.uid]
     for record in sorted(mine, key=lambda r: r.kind == "sandbox"):
         await node.runtime.remove(record.cid)

@@ -42,7 +42,9 @@ class Service:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that a container's environment can refer to. The objects are those that exist; keys are (kind, name)."""
+    """Everything that a container's environment can refer to. The objects are those that exist; keys are (kind,
+    name).
+    """
 
     facts: PodFacts
     services: tuple[Service, ...] = ()
@@ -125,7 +127,9 @@ def _key(pod: Pod, kind: str, selector: KeySelector, sources: Sources) -> str | 
 
 
 def service_variables(pod: Pod, services: Iterable[Service]) -> Iterator[tuple[str, str]]:
-    """`NAME_SERVICE_HOST` and its relatives: the Services of the pod's namespace (if it wants them) and the API server's."""
+    """`NAME_SERVICE_HOST` and its relatives: the Services of the pod's namespace (if it wants them) and the API
+    server's.
+    """
     for service in sorted(services, key=lambda s: (s.namespace, s.name)):
         master = (service.namespace, service.name) == ("default", "kubernetes")
         mine = service.namespace == pod.metadata.namespace and pod.spec.enable_service_links

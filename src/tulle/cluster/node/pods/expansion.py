@@ -1,4 +1,6 @@
-"""`$(NAME)` in commands, arguments and environment values: a name that is not known stays as it is, `$$` is a dollar sign."""
+"""`$(NAME)` in commands, arguments and environment values: a name that is not known stays as it is, `$$` is a dollar
+sign.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def hosts(pod: Pod, ip: str, hostname: str, cluster_domain: str) -> str:
 
 
 def resolv_conf(base: str, policy: str, config: DNSConfig) -> str:
-    """`base` is what the node gives for the policy; the pod's dnsConfig is added to it (for policy None it is all there is)."""
+    """`base` is what the node gives for the policy; the pod's dnsConfig is added to it (for policy None it is all
+    there is).
+    """
     servers: list[str] = []
     searches: list[str] = []
     options: list[str] = []

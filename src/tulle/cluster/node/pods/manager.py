@@ -1,4 +1,6 @@
-"""All pods of the node: a worker for each pod that the API server assigned here, and an end for each that it does not know any more."""
+"""All pods of the node: a worker for each pod that the API server assigned here, and an end for each that it does not
+know any more.
+"""
 
 from __future__ import annotations
 

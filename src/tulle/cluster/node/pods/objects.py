@@ -56,7 +56,9 @@ class ObjectCache:
         self._tokens: dict[tuple[str, str, int], Token] = {}
 
     async def get(self, uid: str, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The object, or None if it does not exist. The pod `uid` is told of its changes from now on. Raises ApiError."""
+        """The object, or None if it does not exist. The pod `uid` is told of its changes from now on. Raises
+        ApiError.
+        """
         followed = self._follow(uid, (kind, namespace, name))
         if followed.informer.has_synced:
             return followed.informer.store.get((namespace, name))

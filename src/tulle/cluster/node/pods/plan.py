@@ -1,7 +1,8 @@
 """What to do next with a pod's containers: a pure function of the pod and its runs.
 
-The rules are Kubernetes': init containers one after the other, those with restartPolicy Always stay and let the next one start when they
-have started; then all containers together; what ended is started again as restartPolicy says, later each time it fails.
+The rules are Kubernetes': init containers one after the other, those with restartPolicy Always stay and let the next
+one start when they have started; then all containers together; what ended is started again as restartPolicy says,
+later each time it fails.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ Outcome = Literal["", "Succeeded", "Failed"]
 
 @dataclass(frozen=True)
 class Plan:
-    """`start` names containers; `wake_at` is when to ask again; with an `outcome` nothing is started any more and what still
-    runs has to end."""
+    """`start` names containers; `wake_at` is when to ask again; with an `outcome` nothing is started any more and
+    what still runs has to end.
+    """
 
     start: tuple[str, ...] = ()
     backing_off: frozenset[str] = frozenset()

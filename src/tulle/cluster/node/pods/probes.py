@@ -1,7 +1,7 @@
 """Probes of one running container: when to ask, and what the answers mean.
 
-`Verdict` is the pure part: a run of equal answers, counted against the thresholds. The prober asks on time and tells the worker when a
-verdict changes: readiness in both directions, liveness and startup when they have failed.
+`Verdict` is the pure part: a run of equal answers, counted against the thresholds. The prober asks on time and tells
+the worker when a verdict changes: readiness in both directions, liveness and startup when they have failed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Where the prober reports: `started`, `ready(now)`, `failed(kind, probe, text)` and every single bad answer to `unhealthy`."""
+    """Where the prober reports: `started`, `ready(now)`, `failed(kind, probe, text)` and every single bad answer to
+    `unhealthy`.
+    """
 
     ask: Ask
     started: Callable[[], None]

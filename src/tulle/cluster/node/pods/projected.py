@@ -68,7 +68,9 @@ def files(pod: Pod, volume: Volume, material: Material) -> dict[str, File]:
 
 
 class _Owner:
-    """Who may read a pod's files besides root: its fsGroup, and for tokens the one user that all its containers run as."""
+    """Who may read a pod's files besides root: its fsGroup, and for tokens the one user that all its containers run
+    as.
+    """
 
     def __init__(self, pod: Pod) -> None:
         self.group = pod.spec.security_context.fs_group

@@ -1,4 +1,6 @@
-"""Getting images for containers: one attempt at a time per image, later each time it fails, and the events that tell of it."""
+"""Getting images for containers: one attempt at a time per image, later each time it fails, and the events that tell
+of it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Tell = Callable[[str, str, str], None]
 
 
 class PullError(Exception):
-    """The image is not here. `reason` is the container's waiting reason, `retry_at` the clock time of the next attempt."""
+    """The image is not here. `reason` is the container's waiting reason, `retry_at` the clock time of the next
+    attempt.
+    """
 
     def __init__(self, reason: str, message: str, retry_at: float) -> None:
         super().__init__(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 
 import aiohttp
@@ -107,5 +108,6 @@ def _varint(number: int) -> bytes:
 
 
 def _reason(error: OSError) -> str:
-    text = error.strerror or str(error)
+    # asyncio puts its own words where the system's should be
+    text = os.strerror(error.errno) if error.errno else str(error)
     return text[:1].lower() + text[1:]

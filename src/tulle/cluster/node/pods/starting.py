@@ -56,7 +56,8 @@ class Start:
         self.node.event(self.pod, kind, reason, message, self.container.name)
 
     async def run(self) -> Run:
-        """The new run, which may have ended at once: a program that is not there gives exit code 128, as with other runtimes.
+        """The new run, which may have ended at once: a program that is not there gives exit code 128, as with other
+        runtimes.
 
         Raises PullError, NotStartedError.
         """

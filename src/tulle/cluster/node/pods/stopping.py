@@ -1,4 +1,6 @@
-"""Ending a container with grace: its preStop hook, its stop signal, time to finish, and SIGKILL if that was not enough."""
+"""Ending a container with grace: its preStop hook, its stop signal, time to finish, and SIGKILL if that was not
+enough.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ MIN_GRACE = 2.0
 
 
 class Deadline:
-    """The moment of the SIGKILL. It can be moved forward while somebody waits for it (`kubectl delete --grace-period=1`)."""
+    """The moment of the SIGKILL. It can be moved forward while somebody waits for it (`kubectl delete
+    --grace-period=1`).
+    """
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds

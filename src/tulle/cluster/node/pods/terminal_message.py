@@ -1,4 +1,6 @@
-"""The last words of a container: the file at terminationMessagePath or, if it wants so and failed, the end of its log."""
+"""The last words of a container: the file at terminationMessagePath or, if it wants so and failed, the end of its
+log.
+"""
 
 from __future__ import annotations
 

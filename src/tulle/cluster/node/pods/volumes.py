@@ -128,7 +128,9 @@ class Volumes:
         return path
 
     def remove(self, uid: str) -> None:
-        """Take away the pod's directory with all its volumes; hostPath volumes are not in it. Raises OSError if a mount stays."""
+        """Take away the pod's directory with all its volumes; hostPath volumes are not in it. Raises OSError if a
+        mount stays.
+        """
         directory = self._paths.pod(uid)
         for point in linux.mounts_under(directory):
             linux.unmount(point)
@@ -139,7 +141,9 @@ class Volumes:
 
 
 def mounts(container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_paths: Mapping[str, str]) -> list[Mount]:
-    """A container's volume mounts; `sub_paths` has the expanded sub-path of each mount path that has one. Raises VolumeError."""
+    """A container's volume mounts; `sub_paths` has the expanded sub-path of each mount path that has one. Raises
+    VolumeError.
+    """
     found = []
     for mount in container_mounts:
         base = prepared.paths.get(mount.name)
@@ -157,7 +161,9 @@ def mounts(container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_pa
 
 
 def _inside(base: Path, sub_path: str) -> Path:
-    """`base/sub_path`, made if it is not there. A sub-path that leads out of the volume, also through a link, is refused."""
+    """`base/sub_path`, made if it is not there. A sub-path that leads out of the volume, also through a link, is
+    refused.
+    """
     if sub_path.startswith("/") or ".." in Path(sub_path).parts:
         raise VolumeError(f"subPath {sub_path!r} must be relative and must not contain '..'")
     target = (base / sub_path).resolve()

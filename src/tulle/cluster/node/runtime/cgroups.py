@@ -1,8 +1,8 @@
 """The cgroup2 tree of the pods: `/kubepods/pod<uid>/<container id>`, as on any node.
 
-A node agent finds a pod's processes by these names, `cgroup.kill` ends a container with everything that it forked, and
-`memory.events` tells whether the kernel ran out of memory for it. On a machine whose controllers are still bound to cgroup v1 there are
-no limits, but names and killing work all the same.
+A node agent finds a pod's processes by these names, `cgroup.kill` ends a container with everything that it forked,
+and `memory.events` tells whether the kernel ran out of memory for it. On a machine whose controllers are still bound
+to cgroup v1 there are no limits, but names and killing work all the same.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def oom_killed(path: str) -> bool:
 
 
 def remove(path: str, patience: float = 2.0, mount: Path = MOUNT) -> bool:
-    """Remove the cgroup and those below it; dying processes are waited for up to `patience` seconds. False if it is still busy."""
+    """Remove the cgroup and those below it; dying processes are waited for up to `patience` seconds. False if it is
+    still busy.
+    """
     deadline = time.monotonic() + patience
     for folder, _, _ in os.walk(directory(path, mount), topdown=False):
         while True:

@@ -1,7 +1,8 @@
 """A further process in a running container: what `kubectl exec` and exec probes start.
 
-It joins the container's namespaces through `crun exec`, with the container's own environment, user and capabilities. With a terminal, crun
-sends the master side over a socket, so that resizing is a plain ioctl and a closed connection hangs the session up.
+It joins the container's namespaces through `crun exec`, with the container's own environment, user and capabilities.
+With a terminal, crun sends the master side over a socket, so that resizing is a plain ioctl and a closed connection
+hangs the session up.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import signal
 import socket
 import struct
@@ -28,11 +28,39 @@ _CHUNK = 64 * 1024
 
 
 class ExecError(Exception):
-    """The process could not be started; `code` is what a shell would answer (126, 127) or None if crun never got that far."""
+    """The process could not be started; the text is crun's."""
 
-    def __init__(self, reason: str, code: int | None = None) -> None:
-        super().__init__(reason)
-        self.code = code
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one session, in the container's directory."""
+
+    directory: Path
+    tag: str
+
+    @property
+    def pid(self) -> Path:
+        return self.directory / f"exec-{self.tag}.pid"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / f"exec-{self.tag}.log"
+
+    @property
+    def console(self) -> Path:
+        return self.directory / f"exec-{self.tag}.sock"
+
+    def reason(self) -> str:
+        """crun's last line without its time stamp, or nothing if it had nothing to say."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        return (lines[-1].partition(": ")[2] or lines[-1]) if lines else ""
+
+    def remove_console(self) -> None:
+        self.console.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        self.pid.unlink(missing_ok=True)
+        self.log.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -45,12 +73,13 @@ class ExecRequest:
 
 
 class ExecSession:
-    """A running process. Read it with `stdout`/`stderr` (with a terminal, all of it is stdout), end it with `wait` or `hang_up`."""
+    """A running process. Read it with `stdout`/`stderr` (with a terminal, all of it is stdout), end it with `wait` or
+    `hang_up`.
+    """
 
-    def __init__(self, process: asyncio.subprocess.Process, pid_file: Path, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, files: Files) -> None:
         self._process = process
-        self._pid_file = pid_file
-        self._log = log
+        self._files = files
         self._master: int | None = None
 
     @classmethod
@@ -60,18 +89,15 @@ class ExecSession:
         config.update(args=list(request.command), terminal=request.tty)
         if request.tty:
             config["env"] = [e for e in config["env"] if not e.startswith("TERM=")] + ["TERM=xterm"]
-        tag = secrets.token_hex(6)
-        pid_file, log = container / f"exec-{tag}.pid", container / f"exec-{tag}.log"
+        files = Files(container, secrets.token_hex(6))
         process_file = os.memfd_create("process.json")
         os.write(process_file, msgspec.json.encode(config))
-        program = shutil.which("crun") or "/usr/bin/crun"
-        command = [program, "--root", str(crun_root), "--cgroup-manager", "cgroupfs", "--log", f"file:{log}"]
-        command += ["exec", "--process", f"/proc/self/fd/{process_file}", "--pid-file", str(pid_file)]
+        program = spawn.find_crun()
+        command = [program, "--root", str(crun_root), "--cgroup-manager", "cgroupfs", "--log", f"file:{files.log}"]
+        command += ["exec", "--process", f"/proc/self/fd/{process_file}", "--pid-file", str(files.pid)]
         try:
             if request.tty:
-                return await cls._with_terminal(
-                    command, cid, pid_file, log, process_file, container / f"exec-{tag}.sock"
-                )
+                return await cls._with_terminal([*command, "--console-socket"], cid, files, process_file)
             process = await asyncio.create_subprocess_exec(
                 *command,
                 cid,
@@ -81,30 +107,22 @@ class ExecSession:
                 pass_fds=(process_file,),
                 limit=_CHUNK * 4,
             )
-            return cls(process, pid_file, log)
+            return cls(process, files)
         finally:
             os.close(process_file)
 
     @classmethod
-    async def _with_terminal(
-        cls, command: list[str], cid: str, pid_file: Path, log: Path, process_file: int, console: Path
-    ) -> ExecSession:
-        with spawn.listen(console) as listener:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                "--console-socket",
-                str(console),
-                cid,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                pass_fds=(process_file,),
-            )
-            session = cls(process, pid_file, log)
+    async def _with_terminal(cls, command: list[str], cid: str, files: Files, process_file: int) -> ExecSession:
+        null = asyncio.subprocess.DEVNULL
+        with spawn.listen(files.console) as listener:
             try:
+                process = await asyncio.create_subprocess_exec(
+                    *command, str(files.console), cid, stdin=null, stdout=null, stderr=null, pass_fds=(process_file,)
+                )
+                session = cls(process, files)
                 session._master = await _master(listener, process)
             finally:
-                console.unlink(missing_ok=True)
+                files.remove_console()
         return session
 
     async def read_stdout(self) -> bytes:
@@ -139,17 +157,16 @@ class ExecSession:
     async def wait(self) -> int:
         """The exit code (128 + signal if one ended it). Raises ExecError if the process never ran."""
         code = await self._process.wait()
-        reason = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
-        never_ran = not self._pid_file.exists()
+        reason, never_ran = self._files.reason(), not self._files.pid.exists()
         self._clean()
         if reason and (never_ran or code in {126, 127, 1, 255}):
-            raise ExecError(
-                _reason(reason), 126 if "ermission denied" in reason else 127 if "o such file" in reason else None
-            )
+            raise ExecError(reason)
         return 128 - code if code < 0 else code
 
     async def hang_up(self) -> None:
-        """End the process and its group: its client is gone. A terminal's session gets SIGHUP first, as from a closed window."""
+        """End the process and its group: its client is gone. A terminal's session gets SIGHUP first, as from a closed
+        window.
+        """
         if self._finished():
             return
         self._close_master()
@@ -170,7 +187,7 @@ class ExecSession:
     def _pid(self) -> int:
         """The process's pid on this machine; crun, which is its parent, has not ended, so it is not reused."""
         try:
-            return int(self._pid_file.read_text())
+            return int(self._files.pid.read_text())
         except (FileNotFoundError, ValueError):
             return 0
 
@@ -186,13 +203,7 @@ class ExecSession:
 
     def _clean(self) -> None:
         self._close_master()
-        self._pid_file.unlink(missing_ok=True)
-        self._log.unlink(missing_ok=True)
-
-
-def _reason(text: str) -> str:
-    """crun's last line, without its time stamp."""
-    return text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
+        self._files.remove()
 
 
 def _resolve(ready: asyncio.Future[None]) -> None:

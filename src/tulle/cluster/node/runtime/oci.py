@@ -1,6 +1,7 @@
 """A container's `config.json` (OCI runtime specification 1.0): a pure function of what the kubelet decided.
 
-Everything is resolved before it comes here: names are numbers, references are values, volumes are directories of this machine.
+Everything is resolved before it comes here: names are numbers, references are values, volumes are directories of this
+machine.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Namespaces:
 
 @dataclass(frozen=True)
 class Limits:
-    """Resource limits that this machine's kernel can enforce: bytes, CPU shares in cgroup2 weight, CPU quota in microseconds per period."""
+    """Resource limits that this machine's kernel can enforce: bytes, CPU shares in cgroup2 weight, CPU quota in
+    microseconds per period.
+    """
 
     memory: int | None = None
     cpu_weight: int | None = None
@@ -111,7 +114,8 @@ def build(config: ContainerConfig) -> dict[str, Any]:
 def process(config: ContainerConfig) -> dict[str, Any]:
     """The `process` object, which `exec` reuses with other arguments."""
     granted = list(config.capabilities)
-    # a process that is not root gets none of them, as with every engine, unless it runs a set-uid or file-capability program
+    # a process that is not root gets none of them, as with every engine, unless it runs a set-uid or
+    # file-capability program
     effective = granted if config.user.uid == 0 else []
     return {
         "terminal": config.tty,

@@ -1,8 +1,8 @@
 """The sandbox's process: it holds a pod's namespaces open while the pod's containers come and go.
 
-Every pod on any Kubernetes node has one. It is a static program of a few instructions (ignore SIGCHLD, so that the kernel reaps
-orphans of a shared process namespace; then sleep for ever), written out here byte by byte because the machine may have no compiler
-and a pod should cost kilobytes.
+Every pod on any Kubernetes node has one. It is a static program of a few instructions (ignore SIGCHLD, so that the
+kernel reaps orphans of a shared process namespace; then sleep for ever), written out here byte by byte because the
+machine may have no compiler and a pod should cost kilobytes.
 """
 
 from __future__ import annotations

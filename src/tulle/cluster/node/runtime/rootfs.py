@@ -1,7 +1,7 @@
 """A container's root directory: the image's files below, the container's own changes above.
 
-The overlay is mounted for the moment in which crun copies the mount namespace, and unmounted right after: from then on only
-the container sees it, so there is nothing to clean up when it dies.
+The overlay is mounted for the moment in which crun copies the mount namespace, and unmounted right after: from then
+on only the container sees it, so there is nothing to clean up when it dies.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def release(target: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a container's directory. Nothing may be mounted in it any more, or the files of an image would be removed."""
+    """Remove a container's directory. Nothing may be mounted in it any more, or the files of an image would be
+    removed.
+    """
     mounted_here = linux.mounts_under(directory)
     if mounted_here:
         raise OSError(f"not removing {directory}: {mounted_here[0]} is still mounted")

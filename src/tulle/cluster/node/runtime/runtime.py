@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+import tulle
 from tulle.cluster.node import linux
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.runtime import cgroups, oci, pause, records, rootfs
@@ -42,6 +42,27 @@ def shim_pid(paths: NodePaths) -> int | None:
     except FileNotFoundError:
         return None
     return note.pid if linux.start_time(note.pid) == note.start_ticks else None
+
+
+def spawn_shim(paths: NodePaths) -> int:
+    """Start the shim as a session of its own: it has to outlive this process, and no signal to this one is for it."""
+    # it uses the standard library only, so site-packages is left out; the source has to be named then
+    environment = {**os.environ, "PYTHONPATH": str(Path(tulle.__file__).parent.parent)}
+    files = (paths.shim_socket, paths.containers, paths.crun, paths.shim_pid)
+    command = [sys.executable, "-S", "-m", "tulle.cluster.node.runtime.shim", *map(str, files)]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(paths.shim_log), flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setsid=True)
+
+
+def _exit_code(pid: int) -> int | None:
+    """The exit code of a child that has ended, None while it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def new_id() -> str:
@@ -76,22 +97,11 @@ class Runtime:
             rootfs.release(directory / "rootfs")
 
     async def _start_shim(self) -> None:
-        paths = self._paths
-        arguments = [str(p) for p in (paths.shim_socket, paths.containers, paths.crun, paths.shim_pid)]
-        log = os.open(paths.shim_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        process = subprocess.Popen(  # noqa: ASYNC220 - it has to outlive this process, and starting it takes a moment only
-            [sys.executable, "-m", "tulle.cluster.node.runtime.shim", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        os.close(log)
-        while shim_pid(paths) is None:
-            if process.poll() is not None:
-                raise ShimError(
-                    f"the container shim ended with code {process.returncode}; see {paths.root / 'shim.log'}"
-                )
+        pid = spawn_shim(self._paths)
+        while shim_pid(self._paths) is None:
+            code = _exit_code(pid)
+            if code is not None:
+                raise ShimError(f"the container shim ended with code {code}; see {self._paths.shim_log}")
             await asyncio.sleep(0.01)
 
     async def create(self, record: Record, config: ContainerConfig, image: ImageRoot | None) -> Status:
@@ -99,7 +109,7 @@ class Runtime:
         directory = self._paths.container(record.cid)
         directory.mkdir(parents=True)
         cgroup = cgroups.container_path(record.pod_uid, record.cid)
-        record = msgspec.structs.replace(record, created_at=time.time(), cgroup=cgroup)
+        record = record._replace(created_at=time.time(), cgroup=cgroup)
         records.write(directory, records.RECORD_FILE, record)
         (directory / CONFIG_FILE).write_bytes(msgspec.json.encode(oci.build(config)))
         try:
@@ -141,7 +151,9 @@ class Runtime:
             await self._shim.call("kill", cid)
 
     async def remove(self, cid: str) -> None:
-        """Remove the container and its files, running or not; idempotent. Raises ShimError when a process will not die."""
+        """Remove the container and its files, running or not; idempotent. Raises ShimError when a process will not
+        die.
+        """
         status = self._statuses.get(cid)
         if status is None:
             return

@@ -1,12 +1,15 @@
 """What a container may do: capabilities, seccomp, hidden paths.
 
-The set is the one that container engines give by default; nothing of it lets a pod change its own network or mounts, so whatever the mesh sets
-up in a pod's network namespace cannot be undone from inside.
+The set is the one that container engines give by default, less NET_RAW: since Linux 5.17 that allows SO_MARK, and a
+marked socket is what the mesh's redirection lets pass (ping works without it, by the kernel's ping sockets). Nothing
+here lets a pod change its own network or mounts, so whatever the mesh sets up in a pod's network namespace cannot be
+undone or evaded from inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 DEFAULT_CAPABILITIES = frozenset(
@@ -17,7 +20,6 @@ DEFAULT_CAPABILITIES = frozenset(
         "FSETID",
         "FOWNER",
         "MKNOD",
-        "NET_RAW",
         "SETGID",
         "SETUID",
         "SETFCAP",
@@ -147,8 +149,9 @@ _BITS = [
 ALL_CAPABILITIES = frozenset(f"CAP_{name}" for name in _BITS)
 
 
-def own_capabilities(status: str) -> frozenset[str]:
-    """The capabilities that this process can hand on, from the text of /proc/self/status."""
+def own_capabilities() -> frozenset[str]:
+    """The capabilities that this process can hand on."""
+    status = Path("/proc/self/status").read_text()
     mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
     return frozenset(f"CAP_{name}" for bit, name in enumerate(_BITS) if mask >> bit & 1)
 
@@ -174,9 +177,9 @@ def capabilities(
 ) -> list[str]:
     """The container's bounding set, sorted: drop is applied first and add wins, as in Kubernetes.
 
-    `available` is what the node itself has; `ALL` and `privileged` mean all of that. Without SYS_RESOURCE the kernel's device filter
-    cannot be loaded, and then MKNOD is not given either: a container must not be able to make itself the machine's disk.
-    Raises UnknownCapabilityError, MissingCapabilityError.
+    `available` is what the node itself has; `ALL` and `privileged` mean all of that. Without SYS_RESOURCE the
+    kernel's device filter cannot be loaded, and then MKNOD is not given either: a container must not be able to make
+    itself the machine's disk. Raises UnknownCapabilityError, MissingCapabilityError.
     """
     filtered = available if "CAP_SYS_RESOURCE" in available or privileged else available - {"CAP_MKNOD"}
     if privileged:
@@ -198,35 +201,33 @@ def capabilities(
 def seccomp(granted: Iterable[str]) -> Mapping[str, Any]:
     """The default profile: what reaches deep into the kernel or out of the container fails with EPERM.
 
-    It lists what is denied, not what is allowed: the programs in the catalogue are the machine's own, and a new system call must not
-    break them. A call whose capability was granted on purpose is let through.
+    It lists what is denied, not what is allowed: the programs in the catalogue are the machine's own, and a new
+    system call must not break them. A call whose capability was granted on purpose is let through.
     """
     capabilities_ = set(granted)
     denied = set(_DENIED_CALLS)
     if "CAP_SYS_ADMIN" in capabilities_:
-        denied -= set(
-            [
-                "bpf",
-                "fsconfig",
-                "fsmount",
-                "fsopen",
-                "fspick",
-                "mount",
-                "mount_setattr",
-                "move_mount",
-                "open_tree",
-                "perf_event_open",
-                "pivot_root",
-                "quotactl",
-                "quotactl_fd",
-                "setdomainname",
-                "sethostname",
-                "setns",
-                "umount",
-                "umount2",
-                "unshare",
-            ]
-        )
+        denied -= {
+            "bpf",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "perf_event_open",
+            "pivot_root",
+            "quotactl",
+            "quotactl_fd",
+            "setdomainname",
+            "sethostname",
+            "setns",
+            "umount",
+            "umount2",
+            "unshare",
+        }
     if "CAP_SYS_PTRACE" in capabilities_:
         denied -= {"kcmp", "process_vm_readv", "process_vm_writev"}
     if "CAP_SYS_TIME" in capabilities_:

@@ -1,7 +1,7 @@
 """The remote-command protocol (`v5.channel.k8s.io`, `v4.channel.k8s.io`): bytes of several streams in one websocket.
 
-Each message starts with a byte that names the channel. The last message is on the error channel and says how the command ended; in version 5
-a message of two bytes, 255 and the channel, closes a channel (kubectl closes stdin so).
+Each message starts with a byte that names the channel. The last message is on the error channel and says how the
+command ended; in version 5 a message of two bytes, 255 and the channel, closes a channel (kubectl closes stdin so).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """SPDY/3.1 framing, as far as port-forwarding needs it (sans-IO): bytes in, frames out.
 
-kubectl speaks it inside a websocket (`SPDY/3.1+portforward.k8s.io`). Headers are compressed with zlib and a dictionary that the protocol fixes;
-each direction keeps one compression state for the whole connection. Source: SPDY protocol draft 3.1.
+kubectl speaks it inside a websocket (`SPDY/3.1+portforward.k8s.io`). Headers are compressed with zlib and a
+dictionary that the protocol fixes; each direction keeps one compression state for the whole connection. Source: SPDY
+protocol draft 3.1.
 """
 
 from __future__ import annotations
@@ -159,100 +160,20 @@ def goaway(last_stream: int) -> bytes:
     return _control_bytes("GOAWAY", struct.pack(">II", last_stream, 0))
 
 
-_WORDS = [
-    "options",
-    "head",
-    "post",
-    "put",
-    "delete",
-    "trace",
-    "accept",
-    "accept-charset",
-    "accept-encoding",
-    "accept-language",
-    "accept-ranges",
-    "age",
-    "allow",
-    "authorization",
-    "cache-control",
-    "connection",
-    "content-base",
-    "content-encoding",
-    "content-language",
-    "content-length",
-    "content-location",
-    "content-md5",
-    "content-range",
-    "content-type",
-    "date",
-    "etag",
-    "expect",
-    "expires",
-    "from",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "last-modified",
-    "location",
-    "max-forwards",
-    "pragma",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "range",
-    "referer",
-    "retry-after",
-    "server",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    "vary",
-    "via",
-    "warning",
-    "www-authenticate",
-    "method",
-    "get",
-    "status",
-] + ["200 OK", *["version", "HTTP/1.1", "url", "public", "set-cookie", "keep-alive", "origin"]]
+_WORDS = """
+options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow
+authorization cache-control connection content-base content-encoding content-language content-length content-location
+content-md5 content-range content-type date etag expect expires from host if-match if-modified-since if-none-match
+if-range if-unmodified-since last-modified location max-forwards pragma proxy-authenticate proxy-authorization range
+referer retry-after server te trailer transfer-encoding upgrade user-agent vary via warning www-authenticate method get
+status 200_OK version HTTP/1.1 url public set-cookie keep-alive origin
+"""
 
-_CODES = [
-    "100",
-    "101",
-    "201",
-    "202",
-    "205",
-    "206",
-    "300",
-    "302",
-    "303",
-    "304",
-    "305",
-    "306",
-    "307",
-    "402",
-    "405",
-    "406",
-    "407",
-    "408",
-    "409",
-    "410",
-    "411",
-    "412",
-    "413",
-    "414",
-    "415",
-    "416",
-    "417",
-    "502",
-    "504",
-    "505",
-]
+_CODES = """
+100 101 201 202 205 206 300 302 303 304 305 306 307 402 405 406 407 408 409 410 411 412 413 414 415 416 417 502 504 505
+"""
 
-_TEXT = (
+_PHRASES = (
     "203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden"
     "404 Not Found500 Internal Server Error501 Not Implemented503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug "
     "Sept Oct Nov Dec 00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,"
@@ -263,8 +184,9 @@ _TEXT = (
 
 def _dictionary() -> bytes:
     """The draft's dictionary: names with their lengths, then codes and phrases run together."""
-    words = b"".join(struct.pack(">I", len(word)) + word.encode() for word in _WORDS)
-    return words + "".join(_CODES).encode() + _TEXT.encode()
+    words = (word.replace("_", " ").encode() for word in _WORDS.split())
+    named = b"".join(struct.pack(">I", len(word)) + word for word in words)
+    return named + "".join(_CODES.split()).encode() + _PHRASES.encode()
 
 
 DICTIONARY = _dictionary()

@@ -103,7 +103,9 @@ async def _receive(socket: web.WebSocketResponse, take: Input) -> None:
 
 
 async def _first(*works: Awaitable[object]) -> set[int]:
-    """Run all until one is done, then cancel the others; the indexes of those that were done. Their exceptions are raised."""
+    """Run all until one is done, then cancel the others; the indexes of those that were done. Their exceptions are
+    raised.
+    """
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,8 @@
 """`port-forward`: connections from kubectl's machine to ports of a pod, many in one websocket.
 
-kubectl opens two SPDY streams for every connection, one for data and one on which an error would be told; the headers say which port and which
-connection (`requestID`). The connection to the pod is made inside the pod's network namespace, to its loopback address, as a runtime does it.
+kubectl opens two SPDY streams for every connection, one for data and one on which an error would be told; the headers
+say which port and which connection (`requestID`). The connection to the pod is made inside the pod's network
+namespace, to its loopback address, as a runtime does it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,3 @@
-"""The programs inside the sample images: small HTTP servers on the standard library alone, so that a pod of them costs little memory."""
+"""The programs inside the sample images: small HTTP servers on the standard library alone, so that a pod of them
+costs little memory.
+"""

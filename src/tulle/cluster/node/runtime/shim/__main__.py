@@ -1,13 +1,14 @@
-"""`python -m tulle.cluster.node.runtime.shim SOCKET CONTAINERS CRUN_ROOT PID_FILE`: run the shim until it is told to end."""
+"""`python -m tulle.cluster.node.runtime.shim SOCKET CONTAINERS CRUN_ROOT PID_FILE`: run the shim until it is told to
+end.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from pathlib import Path
-
-import msgspec
 
 from tulle.cluster.node import linux
 from tulle.cluster.node.runtime.shim.server import Shim
@@ -21,7 +22,7 @@ def main() -> None:
     shim = Shim(socket_path, containers, crun_root)
     note = {"pid": os.getpid(), "start_ticks": linux.start_time(os.getpid())}
     fresh = pid_file.with_suffix(".new")
-    fresh.write_bytes(msgspec.json.encode(note))
+    fresh.write_text(json.dumps(note))
     os.replace(fresh, pid_file)
     shim.run()
     pid_file.unlink(missing_ok=True)

@@ -8,8 +8,6 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from tulle.cluster.node.runtime.records import Status
 from tulle.cluster.node.runtime.shim import protocol
 from tulle.cluster.node.runtime.shim.protocol import Answer, Event, Operation, Request
@@ -60,7 +58,7 @@ class ShimClient:
         self._next += 1
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[self._next] = answer
-        self._writer.write(protocol.line(Request(id=self._next, op=op, cid=cid, signal=signal)))
+        self._writer.write(protocol.request_line(Request(id=self._next, op=op, cid=cid, signal=signal)))
         result = await answer
         if result.error:
             raise ShimError(result.error)
@@ -74,14 +72,13 @@ class ShimClient:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            message = msgspec.json.decode(line)
-            if "event" in message:
-                self._on_event(msgspec.convert(message, Event).event)
-            else:
-                answer = msgspec.convert(message, Answer)
-                waiting = self._pending.pop(answer.id, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(answer)
+            message = protocol.parse_message(line)
+            if isinstance(message, Event):
+                self._on_event(message.status)
+                continue
+            waiting = self._pending.pop(message.id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)
         self._fail_pending()
         self._on_lost()
 
@@ -105,8 +102,14 @@ class Attachment:
     async def open(cls, path: Path, cid: str, *, stdin: bool, stdout: bool, stderr: bool) -> Attachment:
         """Raises ShimError if the container is not there."""
         reader, writer = await open_socket(path)
-        writer.write(protocol.line(Request(id=1, op="attach", cid=cid, stdin=stdin, stdout=stdout, stderr=stderr)))
-        answer = msgspec.json.decode(await reader.readline() or b'{"id":1,"error":"the shim ended"}', type=Answer)
+        writer.write(
+            protocol.request_line(Request(id=1, op="attach", cid=cid, stdin=stdin, stdout=stdout, stderr=stderr))
+        )
+        line = await reader.readline()
+        if not line:
+            raise ShimError("the container shim ended")
+        answer = protocol.parse_message(line)
+        assert isinstance(answer, Answer)
         if answer.error:
             writer.close()
             raise ShimError(answer.error)

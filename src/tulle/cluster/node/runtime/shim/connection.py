@@ -8,7 +8,9 @@ from collections.abc import Callable
 from tulle.cluster.node.runtime.shim import protocol
 
 OUTPUT_LIMIT = 8 << 20
-"""Bytes that may wait for a client that does not read; past that it is cut off, so that it cannot hold up the container."""
+"""Bytes that may wait for a client that does not read; past that it is cut off, so that it cannot hold up the
+container.
+"""
 
 
 class Connection:

@@ -53,7 +53,9 @@ class Container:
         return Status(record=self.record, state=self.state, pid=self.pid, started_at=self.started_at, exit=self.exit)
 
     def read(self, fd: int) -> int | None:
-        """Move what is readable to the log and to the attached; the number of bytes, 0 at the end, None if nothing is there now."""
+        """Move what is readable to the log and to the attached; the number of bytes, 0 at the end, None if nothing is
+        there now.
+        """
         try:
             data = os.read(fd, CHUNK)
         except BlockingIOError:
@@ -71,7 +73,8 @@ class Container:
     def drain(self, close: Callable[[int], None]) -> None:
         """Take the output that is already there; a descendant that lives on must not hold up the report of the end.
 
-        A terminal hands its last bytes over a moment after its processes are gone, so there the end itself is waited for.
+        A terminal hands its last bytes over a moment after its processes are gone, so there the end itself is waited
+        for.
         """
         patience = TERMINAL_PATIENCE if self.record.tty else 0.0
         for fd in list(self.outputs):

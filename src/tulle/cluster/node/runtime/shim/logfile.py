@@ -1,7 +1,7 @@
 """A container's log file, in the format of the Container Runtime Interface.
 
-Each line is `<RFC 3339 time, nanoseconds> <stdout|stderr> <F|P> <text>`, where P marks a piece of a line that was too long or not
-finished; so `kubectl logs --timestamps` and `--since` work, and so do tools that read a node's log files.
+Each line is `<RFC 3339 time, nanoseconds> <stdout|stderr> <F|P> <text>`, where P marks a piece of a line that was too
+long or not finished; so `kubectl logs --timestamps` and `--since` work, and so do tools that read a node's log files.
 """
 
 from __future__ import annotations

@@ -1,27 +1,28 @@
 """What kubelet and shim say to each other on the shim's unix socket.
 
-Control connections carry one JSON object per line, requests with an `id` that the answer repeats, and events without one. A connection
-whose first request is `attach` becomes a stream of frames: one byte for the channel, four for the length, then the bytes.
+Control connections carry one JSON object per line, requests with an `id` that the answer repeats, and events without
+one. A connection whose first request is `attach` becomes a stream of frames: one byte for the channel, four for the
+length, then the bytes.
 """
 
 from __future__ import annotations
 
+import json
 import struct
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-import msgspec
-
-from tulle.cluster.node.runtime.records import Status
+from tulle.cluster.node.runtime.records import Status, status
 
 STDIN, STDOUT, STDERR, RESIZE, CLOSE_STDIN = 0, 1, 2, 4, 5
 """Channels of an attach stream; RESIZE carries two big-endian 16-bit numbers, rows and columns."""
 
 _HEADER = struct.Struct(">BI")
 
-Operation = Literal["create", "start", "signal", "kill", "delete", "list", "watch", "attach", "shutdown"]
+Operation = Literal["create", "start", "signal", "kill", "delete", "watch", "attach", "shutdown"]
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(NamedTuple):
     """One request; `signal` is a signal number, the channel flags are those of `attach`."""
 
     id: int
@@ -33,18 +34,46 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     stderr: bool = False
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Answer(NamedTuple):
     """The answer to request `id`; an `error` says why nothing was done."""
 
     id: int
     error: str = ""
-    statuses: list[Status] = []
+    statuses: Sequence[Status] = ()
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """A container changed its state."""
+class Event(NamedTuple):
+    """A container ended."""
 
-    event: Status
+    status: Status
+
+
+def request_line(request: Request) -> bytes:
+    return _line(request._asdict())
+
+
+def parse_request(line: bytes) -> Request:
+    return Request(**json.loads(line))
+
+
+def answer_line(answer: Answer) -> bytes:
+    return _line({**answer._asdict(), "statuses": [s.document() for s in answer.statuses]})
+
+
+def event_line(event: Event) -> bytes:
+    return _line({"event": event.status.document()})
+
+
+def parse_message(line: bytes) -> Answer | Event:
+    """What the shim sent: the answer to a request, or an event."""
+    document: Mapping[str, Any] = json.loads(line)
+    if "event" in document:
+        return Event(status(document["event"]))
+    return Answer(document["id"], document["error"], [status(s) for s in document["statuses"]])
+
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
 
 
 def frame(channel: int, data: bytes) -> bytes:
@@ -62,7 +91,3 @@ def parse_frames(buffer: bytearray) -> list[tuple[int, bytes]]:
         frames.append((channel, bytes(buffer[_HEADER.size : end])))
         del buffer[:end]
     return frames
-
-
-def line(message: Any) -> bytes:
-    return msgspec.json.encode(message) + b"\n"

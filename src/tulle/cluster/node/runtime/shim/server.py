@@ -1,6 +1,7 @@
 """The shim's loop: one thread, one epoll, no asyncio, so that the process stays small.
 
-Work that takes time is done by `crun`, a child whose end arrives like every other event; a request is answered when its child ended.
+Work that takes time is done by `crun`, a child whose end arrives like every other event; a request is answered when
+its child ended.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from tulle.cluster.node import linux
 from tulle.cluster.node.runtime import cgroups, records
 from tulle.cluster.node.runtime.records import Exit, Started
@@ -30,7 +29,9 @@ LOST = Exit(exit_code=137, signal=int(signal.SIGKILL), finished_at=0.0, lost=Tru
 
 
 class Shim:
-    """Keeps the containers of one node. `containers_dir` holds one directory per container, the OCI bundle of which is part."""
+    """Keeps the containers of one node. `containers_dir` holds one directory per container, the OCI bundle of which
+    is part.
+    """
 
     def __init__(self, socket_path: Path, containers_dir: Path, crun_root: Path) -> None:
         self._dir = containers_dir
@@ -65,7 +66,9 @@ class Shim:
         self._selector.register(reader, _READ, self._children_changed)
 
     def _recover(self) -> None:
-        """Take over what a shim that crashed left: its containers lost their output pipes, so they are ended and reported as lost."""
+        """Take over what a shim that crashed left: its containers lost their output pipes, so they are ended and
+        reported as lost.
+        """
         for directory in sorted(self._dir.iterdir()):
             record = records.read_record(directory)
             if record is None:
@@ -77,7 +80,7 @@ class Shim:
             ended = records.read_exit(directory)
             if ended is None:
                 cgroups.kill(record.cgroup)
-                ended = msgspec.structs.replace(LOST, finished_at=time.time())
+                ended = LOST._replace(finished_at=time.time())
             container.ended(ended)
 
     # Connections
@@ -130,7 +133,7 @@ class Shim:
         while connection.attached_to is None and b"\n" in connection.received:
             line, _, rest = connection.received.partition(b"\n")
             connection.received = rest
-            request = msgspec.json.decode(line, type=protocol.Request)
+            request = protocol.parse_request(bytes(line))
             self._request(connection, request)
         if connection.attached_to is not None:
             self._attach_input(connection)
@@ -161,8 +164,6 @@ class Shim:
     def _request(self, connection: Connection, request: protocol.Request) -> None:
         container = self._containers.get(request.cid)
         match request.op:
-            case "list":
-                self._answer(connection, request, statuses=[c.status() for c in self._containers.values()])
             case "watch":
                 connection.watching = True
                 self._answer(connection, request, statuses=[c.status() for c in self._containers.values()])
@@ -190,10 +191,10 @@ class Shim:
         error: str = "",
         statuses: list[records.Status] | None = None,
     ) -> None:
-        connection.send(protocol.line(protocol.Answer(id=request.id, error=error, statuses=statuses or [])))
+        connection.send(protocol.answer_line(protocol.Answer(id=request.id, error=error, statuses=statuses or [])))
 
     def _announce(self, container: Container) -> None:
-        message = protocol.line(protocol.Event(event=container.status()))
+        message = protocol.event_line(protocol.Event(container.status()))
         for connection in list(self._connections):
             if connection.watching:
                 connection.send(message)

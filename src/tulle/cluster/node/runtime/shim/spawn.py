@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import shutil
 import signal
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import msgspec
 
 from tulle.cluster.node.runtime.records import Record
 
 _IGNORED_HERE = (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
-"""Python and the shim ignore these, and an ignored signal stays ignored in a child; a container must have them as they are by default."""
+"""Python and the shim ignore these, and an ignored signal stays ignored in a child; a container must have them as
+they are by default.
+"""
 
 
 def listen(path: Path) -> socket.socket:
@@ -46,16 +45,25 @@ def receive_terminal(listener: socket.socket) -> int:
     return fds[0]
 
 
-@dataclass
 class Stdio:
-    """What a new container gets as 0, 1 and 2 (`given`), and the sides that the shim keeps (`kept`)."""
+    """What a new container gets as 0, 1 and 2 (`given`), and the sides that the shim keeps."""
 
-    given: tuple[int, int, int]
-    options: tuple[str, ...] = ()
-    outputs: dict[int, str] = field(default_factory=dict)
-    stdin: int | None = None
-    console: socket.socket | None = None
-    console_path: Path | None = None
+    def __init__(
+        self,
+        given: tuple[int, int, int],
+        outputs: Mapping[int, str] | None = None,
+        stdin: int | None = None,
+        console: tuple[socket.socket, Path] | None = None,
+    ) -> None:
+        self.given = given
+        self._outputs = dict(outputs or {})
+        self._stdin = stdin
+        self._console = console
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What crun has to be told."""
+        return ("--console-socket", str(self._console[1])) if self._console is not None else ()
 
     def close_given(self) -> None:
         for fd in set(self.given):
@@ -63,26 +71,24 @@ class Stdio:
 
     def take(self) -> tuple[dict[int, str], int | None]:
         """The shim's sides, once crun has made the container: output descriptors with their stream, and the input."""
-        if self.console is None:
-            return self.outputs, self.stdin
-        with self.console:
-            master = receive_terminal(self.console)
-        self._remove_console()
+        if self._console is None:
+            return self._outputs, self._stdin
+        master = receive_terminal(self._console[0])
+        self._close_console()
         return {master: "stdout"}, master
 
     def close(self) -> None:
         """Give everything up: crun failed."""
-        for fd in self.outputs:
+        for fd in self._outputs:
             os.close(fd)
-        if self.stdin is not None:
-            os.close(self.stdin)
-        if self.console is not None:
-            self.console.close()
-            self._remove_console()
+        if self._stdin is not None:
+            os.close(self._stdin)
+        self._close_console()
 
-    def _remove_console(self) -> None:
-        if self.console_path is not None:
-            self.console_path.unlink(missing_ok=True)
+    def _close_console(self) -> None:
+        if self._console is not None:
+            self._console[0].close()
+            self._console[1].unlink(missing_ok=True)
 
 
 def open_stdio(record: Record, directory: Path) -> Stdio:
@@ -92,8 +98,7 @@ def open_stdio(record: Record, directory: Path) -> Stdio:
         return Stdio((null, null, null))
     if record.tty:
         path = directory / "console.sock"
-        listener = listen(path)
-        return Stdio((null, null, null), ("--console-socket", str(path)), console=listener, console_path=path)
+        return Stdio((null, null, null), console=(listen(path), path))
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
     err_read, err_write = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(out_read, False)
@@ -107,9 +112,20 @@ def open_stdio(record: Record, directory: Path) -> Stdio:
     return Stdio((in_read, out_write, err_write), outputs=outputs, stdin=in_write)
 
 
+def find_crun() -> str:
+    """The path of crun. Raises FileNotFoundError."""
+    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, "crun")
+        if os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError("crun is not in PATH: containers need it (Debian package crun)")
+
+
 def crun(root: Path, log: Path, arguments: Sequence[str], stdio: Stdio | None) -> int:
-    """Start crun and return its pid. It leads no session of its own: a signal to the shim's group must not reach containers."""
-    program = shutil.which("crun") or "/usr/bin/crun"
+    """Start crun and return its pid. It leads no session of its own: a signal to the shim's group must not reach
+    containers.
+    """
+    program = find_crun()
     command = [
         program,
         "--root",
@@ -138,10 +154,8 @@ def last_error(log: Path, code: int) -> str:
     """What crun wrote last, or its exit code if it wrote nothing."""
     with contextlib.suppress(FileNotFoundError):
         for line in reversed(log.read_text(errors="replace").splitlines()):
-            with contextlib.suppress(msgspec.DecodeError):
-                entry = msgspec.json.decode(line, type=dict[str, str])
-                if "msg" in entry:
-                    return entry["msg"]
+            with contextlib.suppress(ValueError):
+                return str(json.loads(line)["msg"])
             if line.strip():
                 return line.strip()
     return f"crun ended with code {code}"

@@ -1,0 +1,78 @@
+"""HTTP for people and probes: `/config_dump` on loopback, metrics, readiness (spec D14)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+
+class Admin:
+    """Three small servers.  `pending` names what readiness still waits for."""
+
+    def __init__(
+        self,
+        *,
+        dump: Callable[[], Any],
+        envoy_get: Callable[[str], Awaitable[str]],
+        pending: Callable[[], tuple[str, ...]],
+        admin_port: int,
+        stats_port: int,
+        ready_port: int,
+    ) -> None:
+        self._dump = dump
+        self._envoy_get = envoy_get
+        self._pending = pending
+        self._sites = (
+            (
+                "127.0.0.1",
+                admin_port,
+                {"/": self._index, "/config_dump": self._config, "/envoy/{path:.*}": self._envoy},
+            ),
+            ("0.0.0.0", stats_port, {"/metrics": self._metrics, "/stats/prometheus": self._metrics}),  # noqa: S104
+            ("0.0.0.0", ready_port, {"/healthz/ready": self._ready}),  # noqa: S104 (the kubelet probes it)
+        )
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self) -> None:
+        for host, port, handlers in self._sites:
+            app = web.Application()
+            for path, handler in handlers.items():
+                app.router.add_get(path, handler)
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            self._runners.append(runner)
+            await web.TCPSite(runner, host, port).start()
+
+    async def stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        self._runners.clear()
+
+    async def _index(self, _: web.Request) -> web.Response:
+        return web.Response(text="/config_dump\n/envoy/config_dump\n/envoy/stats\n/envoy/clusters\n/envoy/listeners\n")
+
+    async def _config(self, _: web.Request) -> web.Response:
+        return web.Response(text=json.dumps(self._dump(), indent=2), content_type="application/json")
+
+    async def _envoy(self, request: web.Request) -> web.Response:
+        query = f"?{request.query_string}" if request.query_string else ""
+        return await self._from_envoy(f"/{request.match_info['path']}{query}")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return await self._from_envoy("/stats/prometheus")
+
+    async def _from_envoy(self, path: str) -> web.Response:
+        try:
+            return web.Response(text=await self._envoy_get(path))
+        except (aiohttp.ClientError, OSError) as error:
+            return web.Response(status=503, text=f"Envoy does not answer: {error}\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        pending = self._pending()
+        if pending:
+            return web.Response(status=500, text=f"not ready, pending: {', '.join(pending)}\n")
+        return web.Response(text="ready\n")

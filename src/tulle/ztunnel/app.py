@@ -1,0 +1,167 @@
+"""The node proxy put together: istiod's state in, pods in, Envoy's configuration out.
+
+Order at start: Envoy and its configuration server, then istiod, and the node agent only when istiod's first answers are
+there, so that no pod is taken over into an empty mesh.  Everything later is independent: istiod or the node agent may go
+away and come back, and Envoy may crash and be started again, while the last state keeps serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from envoy.config.core.v3 import base_pb2
+from google.protobuf import struct_pb2
+
+from tulle.envoy.ca_client import CaClient
+from tulle.envoy.certificates import CertificateManager
+from tulle.xds import channels, types
+from tulle.xds.client import AdsClient
+from tulle.ztunnel.admin import Admin
+from tulle.ztunnel.config.destination import Here
+from tulle.ztunnel.configurator import Configurator
+from tulle.ztunnel.dump import config_dump
+from tulle.ztunnel.netns import NetnsDirectory
+from tulle.ztunnel.pods import LocalPods, listener_reader
+from tulle.ztunnel.proxy import NodeEnvoy
+from tulle.ztunnel.secrets import NodeSecrets
+from tulle.ztunnel.settings import Settings
+from tulle.ztunnel.zds import ZdsClient
+
+_log = structlog.get_logger("tulle.ztunnel")
+
+
+class NodeProxy:
+    """One node proxy, from its settings to a serving Envoy."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        here = Here(settings.network, settings.cluster_id, settings.node)
+        self.configurator = Configurator(here, settings.sink_port)
+        ca = CaClient(
+            settings.ca,
+            settings.root_cert_path,
+            settings.token_path,
+            cluster_id=settings.cluster_id,
+            server_name=settings.ca_server_name,
+            lifetime=settings.secret_ttl,
+        )
+        self._certificates = CertificateManager(ca, impersonate=True)
+        maps = {
+            types.LISTENER: self.configurator.listeners,
+            types.ROUTES: self.configurator.routes,
+            types.CLUSTER: self.configurator.clusters,
+            types.SECRET: NodeSecrets(self._certificates).secrets,
+        }
+        self.envoy = NodeEnvoy(maps, settings.run_dir, settings.node_id, settings.concurrency, settings.envoy_log_level)
+        self._istiod = AdsClient(
+            channels.tls(settings.xds, settings.root_cert_path, server_name=settings.xds_server_name),
+            _node(settings),
+            {
+                types.AUTHORIZATION: self.configurator.apply_policies,
+                types.ADDRESS: self.configurator.apply_addresses,
+            },
+            metadata=self._credentials,
+        )
+        self._admin = Admin(
+            dump=self._dump,
+            envoy_get=self.envoy.process.admin.get,
+            pending=self.pending,
+            admin_port=settings.admin_port,
+            stats_port=settings.stats_port,
+            ready_port=settings.ready_port,
+        )
+        self._synced = False
+        self._draining = False
+        self.pods: LocalPods | None = None
+        self._zds: ZdsClient | None = None
+
+    def pending(self) -> tuple[str, ...]:
+        """What readiness waits for."""
+        waiting = {
+            "the end of draining": self._draining,
+            "state of the mesh from istiod": not self._synced,
+            "Envoy": not self.envoy.live,
+            "pods from the node agent": self._zds is None or not self._zds.snapshot_received,
+        }
+        return tuple(what for what, missing in waiting.items() if missing)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then let open connections end for the drain time."""
+        await self.envoy.start()
+        await self._admin.start()
+        directory = NetnsDirectory(self._settings.run_dir / "netns")
+        self.pods = LocalPods(
+            self.configurator,
+            self._certificates,
+            directory,
+            self._settings.trust_domain,
+            listener_reader(self.envoy.process.admin.get),
+        )
+        self._zds = ZdsClient(self._settings.zds_path, self.pods, lambda up: _log.info("node agent", connected=up))
+        tasks = [
+            asyncio.create_task(self._certificates.run(), name="certificates"),
+            asyncio.create_task(self._istiod.run(), name="istiod"),
+            asyncio.create_task(self._take_pods(self._zds), name="pods"),
+            asyncio.create_task(self.envoy.process.failed(), name="envoy"),
+        ]
+        try:
+            await _until(stop, tasks)
+            await self._drain()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._admin.stop()
+            await self.envoy.stop()
+            self.pods.close()
+
+    async def _take_pods(self, zds: ZdsClient) -> None:
+        await self._istiod.synced()
+        self._synced = True
+        _log.info("mesh state received", istiod=self._settings.xds, workloads=len(self.configurator.mesh.workloads))
+        await self.envoy.process.wait_live()
+        await zds.run()
+
+    async def _drain(self) -> None:
+        self._draining = True
+        _log.info("draining", seconds=self._settings.drain_seconds)
+        await self.envoy.drain()
+        await asyncio.sleep(self._settings.drain_seconds)
+
+    def _credentials(self) -> Sequence[tuple[str, str]]:
+        token = self._settings.token_path.read_text().strip()
+        return (("authorization", f"Bearer {token}"), ("clusterid", self._settings.cluster_id))
+
+    def _dump(self) -> Any:
+        static = {key: str(value) for key, value in dataclasses.asdict(self._settings).items()}
+        return config_dump(self.configurator, self._certificates.states(), static)
+
+
+def _node(settings: Settings) -> base_pb2.Node:
+    metadata = struct_pb2.Struct()
+    metadata.update(
+        {
+            "NAME": settings.pod,
+            "NAMESPACE": settings.namespace,
+            "INSTANCE_IPS": settings.address,
+            "NODE_NAME": settings.node,
+            "CLUSTER_ID": settings.cluster_id,
+        }
+    )
+    return base_pb2.Node(id=settings.node_id, metadata=metadata)
+
+
+async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for `stop`; a task that ends before that ends the waiting, with its error."""
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            task.result()
+            raise RuntimeError(f"{task.get_name()} ended unexpectedly")
+    finally:
+        stopping.cancel()

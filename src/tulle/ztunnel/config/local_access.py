@@ -1,0 +1,51 @@
+"""Who may connect to a local pod: put together from its record, its policies and its services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tulle.ztunnel.config.access import Access
+from tulle.ztunnel.config.pod import LocalPod
+from tulle.ztunnel.policy.decide import effective
+from tulle.ztunnel.state.mesh import SCOPED_POLICIES, Key, Mesh, pod_key, policy_key, service_key
+from tulle.ztunnel.state.model import Workload
+
+
+@dataclass(frozen=True)
+class LocalAccess:
+    """`access`, the pod's record if istiod has sent it, and the keys that this depends on."""
+
+    access: Access
+    workload: Workload | None
+    looked_at: frozenset[Key]
+
+
+def local_access(mesh: Mesh, pod: LocalPod) -> LocalAccess:
+    """The access to `pod` as the mesh stands now."""
+    looked_at: set[Key] = {pod_key(pod.namespace, pod.name), SCOPED_POLICIES}
+    workload = mesh.pod(pod.namespace, pod.name, pod.service_account)
+    attached = workload.authorization_policies if workload is not None else ()
+    looked_at.update(policy_key(name) for name in attached)
+    policies = effective(pod.namespace, attached, mesh.policies, mesh.scoped_policies())
+    explained: set[int] = set()
+    for service, _ in workload.services if workload is not None else ():
+        looked_at.add(service_key(service))
+        explained |= _explained_ports(mesh, service, workload)
+    access = Access(
+        addresses=workload.addresses if workload is not None else (),
+        policies=policies,
+        trust_domain=pod.trust_domain,
+        known=workload is not None,
+        explain_ports=tuple(sorted(explained)),
+    )
+    return LocalAccess(access, workload, frozenset(looked_at))
+
+
+def _explained_ports(mesh: Mesh, name: str, workload: Workload | None) -> set[int]:
+    """The workload's ports behind HTTP ports of a service that wants refusals explained."""
+    service = mesh.services.get(name)
+    if service is None or workload is None or not service.explain_refusals:
+        return set()
+    own = {port.service_port: port.target_port for port in workload.ports_of(name) or ()}
+    ports = {own.get(port.service_port) or port.target_port for port in service.ports if port.is_http}
+    return ports - {0}

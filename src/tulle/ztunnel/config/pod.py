@@ -1,0 +1,153 @@
+"""The listeners of one captured pod, opened inside its network namespace (spec D1).
+
+Their content depends on the pod and on nothing else of the mesh but the prefixes of its addresses, so that a change of
+services or policies rewrites none of them and cuts no connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Final
+
+from envoy.config.core.v3 import address_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+
+from tulle.envoy import filter_state, matching, network, tls
+from tulle.envoy.network import Header, Http, Tunnel
+from tulle.envoy.sockets import tcp_address
+from tulle.ztunnel.config import logs, names
+from tulle.ztunnel.config.access import ALLOW_CHAIN, DENY_CHAIN, Access, plaintext_matcher
+from tulle.ztunnel.policy.terms import Address, Network
+
+_MESH_CHAIN: Final = "mesh"
+_OUTSIDE_CHAIN: Final = "outside"
+_LOOP_CHAIN: Final = "loop"
+_LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+#: Seconds to wait for the cluster of a destination that is used for the first time.
+_ON_DEMAND_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class LocalPod:
+    """A pod that the node agent handed over.  `netns`: a path that Envoy can open; never used for another pod."""
+
+    uid: str
+    name: str
+    namespace: str
+    service_account: str
+    netns: str
+    trust_domain: str
+
+    @property
+    def identity(self) -> str:
+        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+
+
+def outbound_listener(pod: LocalPod, addresses: Iterable[Address], mesh: Iterable[Network]) -> listener_pb2.Listener:
+    """Takes what the pod sends: to an address within the prefixes `mesh` by the cluster named after it, else onwards."""
+    log = logs.outbound(pod.name, pod.namespace, pod.identity)
+    netns = filter_state.netns(pod.netns)
+    tunnel = Tunnel(
+        "%UPSTREAM_HOST_NAMES_ATTEMPTED%",
+        (
+            Header(names.REFUSAL_HEADER, names.REFUSAL_IN_TUNNEL),
+            Header("baggage", filter_state.literal(f"k8s.namespace.name={pod.namespace},k8s.pod.name={pod.name}")),
+            Header("forwarded", 'for="%DOWNSTREAM_REMOTE_ADDRESS%"'),
+        ),
+    )
+    mesh_chain = listener_components_pb2.FilterChain(
+        name=_MESH_CHAIN,
+        filters=[
+            filter_state.network_filter(
+                netns,
+                filter_state.client_certificate(names.client_secret(pod.identity)),
+                filter_state.tcp_cluster(names.destination_format(pod.namespace)),
+            ),
+            network.tcp_proxy(
+                "none", stat_prefix="outbound", tunnel=tunnel, on_demand_timeout=_ON_DEMAND_SECONDS, logs=[log]
+            ),
+        ],
+    )
+    outside_chain = listener_components_pb2.FilterChain(
+        name=_OUTSIDE_CHAIN,
+        filters=[
+            filter_state.network_filter(netns),
+            network.tcp_proxy(names.ORIGINAL_DESTINATION, stat_prefix="outside", logs=[log]),
+        ],
+    )
+    listener = _listener(pod, "outbound", names.OUTBOUND_PORT)
+    listener.listener_filters.append(network.original_destination())
+    listener.filter_chains.extend([mesh_chain, outside_chain, _reset_chain(_LOOP_CHAIN)])
+    to_mesh, to_loop = matching.use_chain(_MESH_CHAIN), matching.use_chain(_LOOP_CHAIN)
+    own_ports = matching.by_text(matching.destination_port(), {str(port): to_loop for port in names.OWN_PORTS}, to_mesh)
+    choices: list[tuple[list[Network], matching.Choice]] = [(list(_LOOPBACK), to_loop)]
+    if own := [ip_network(address) for address in addresses]:
+        choices.append((own, matching.use_matcher(own_ports)))
+    if within := [prefix for prefix in mesh if prefix not in own]:
+        choices.append((within, to_mesh))
+    listener.filter_chain_matcher.CopyFrom(
+        matching.by_network(matching.destination_ip(), choices, matching.use_chain(_OUTSIDE_CHAIN))
+    )
+    return listener
+
+
+def plaintext_listener(pod: LocalPod, access: Access) -> listener_pb2.Listener:
+    """Takes what others send to the pod outside of a tunnel, as far as policies allow that without an identity."""
+    allow = listener_components_pb2.FilterChain(
+        name=ALLOW_CHAIN,
+        filters=[
+            filter_state.network_filter(filter_state.netns(pod.netns)),
+            network.tcp_proxy(
+                names.ORIGINAL_DESTINATION, stat_prefix="plaintext", logs=[logs.plaintext(pod.name, pod.namespace)]
+            ),
+        ],
+    )
+    reason = "connection closed due to policy rejection: plaintext is not allowed"
+    deny = _reset_chain(DENY_CHAIN)
+    deny.filters[0].CopyFrom(
+        network.tcp_proxy(
+            names.RESET_TCP, stat_prefix="plaintext", logs=[logs.plaintext(pod.name, pod.namespace, reason)]
+        )
+    )
+    listener = _listener(pod, "plaintext", names.PLAINTEXT_PORT)
+    listener.listener_filters.append(network.original_destination())
+    listener.filter_chains.extend([allow, deny])
+    listener.filter_chain_matcher.CopyFrom(plaintext_matcher(access))
+    return listener
+
+
+def hbone_listener(pod: LocalPod) -> listener_pb2.Listener:
+    """Takes tunnels.  Envoy opens it when the pod's certificate is there; the pod's route table decides."""
+    http = Http(
+        stat_prefix="hbone",
+        routes=names.routes(pod.uid),
+        early_headers=(
+            Header(names.PRINCIPAL_HEADER, "%DOWNSTREAM_PEER_URI_SAN%"),
+            Header(names.SOURCE_HEADER, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        ),
+        filters=(filter_state.http_filter(),),
+        logs=(logs.hbone(pod.name, pod.namespace, pod.identity),),
+    )
+    chain = listener_components_pb2.FilterChain(
+        name="hbone",
+        transport_socket=tls.mutual_server(pod.identity, pod.trust_domain),
+        filters=[filter_state.network_filter(filter_state.netns(pod.netns)), http.network_filter()],
+    )
+    listener = _listener(pod, "hbone", names.HBONE_PORT)
+    listener.filter_chains.append(chain)
+    return listener
+
+
+def _reset_chain(name: str) -> listener_components_pb2.FilterChain:
+    return listener_components_pb2.FilterChain(
+        name=name, filters=[network.tcp_proxy(names.RESET_TCP, stat_prefix="reset")]
+    )
+
+
+def _listener(pod: LocalPod, kind: str, port: int) -> listener_pb2.Listener:
+    address: address_pb2.Address = tcp_address("0.0.0.0", port, pod.netns)  # noqa: S104 (inside the pod)
+    return listener_pb2.Listener(
+        name=names.listener(pod.uid, kind), address=address, stat_prefix=kind, ignore_global_conn_limit=True
+    )

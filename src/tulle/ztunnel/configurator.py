@@ -1,0 +1,159 @@
+"""Keeps Envoy's resources in step with the mesh and the pods of the node.
+
+No I/O: deltas of istiod and hand-overs of pods come in as calls, and the resource maps that Envoy is served from go
+out.  Each derived resource is made again only when something it looked at has changed, and sent only when it differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from tulle.xds import types
+from tulle.xds.resources import ResourceMap
+from tulle.ztunnel.config import names, shared
+from tulle.ztunnel.config.access import route_table
+from tulle.ztunnel.config.cluster import cluster_of
+from tulle.ztunnel.config.destination import Destination, Here, Kind, decide
+from tulle.ztunnel.config.local_access import LocalAccess, local_access
+from tulle.ztunnel.config.pod import LocalPod, hbone_listener, outbound_listener, plaintext_listener
+from tulle.ztunnel.config.prefixes import MeshPrefixes
+from tulle.ztunnel.dependents import Dependents
+from tulle.ztunnel.state.mesh import Key, Mesh, PartlyRejected
+from tulle.ztunnel.state.model import NetworkAddress
+
+_log = structlog.get_logger("tulle.ztunnel")
+
+#: Destinations that are kept ready; one beyond that is refused until others go.
+MAX_DESTINATIONS: Final = 20_000
+
+
+class Configurator:
+    """The state of one node proxy and the resources derived from it."""
+
+    def __init__(self, here: Here, sink_port: int) -> None:
+        self.mesh = Mesh()
+        self.pods: dict[str, LocalPod] = {}
+        self.listeners = ResourceMap(types.LISTENER)
+        self.routes = ResourceMap(types.ROUTES)
+        self.clusters = ResourceMap(types.CLUSTER, on_wanted=self._wanted, on_unwanted=self._unwanted)
+        self.access: dict[str, LocalAccess] = {}
+        self.destinations: dict[str, Destination] = {}
+        self._here = here
+        self._prefixes = MeshPrefixes()
+        self._looked_at = Dependents()
+        for cluster in shared.clusters(sink_port):
+            self.clusters.set(cluster.name, cluster)
+        for listener in shared.listeners(sink_port):
+            self.listeners.set(listener.name, listener)
+
+    # -- what istiod says ---------------------------------------------------------------------------------------------
+
+    def apply_addresses(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> None:
+        """One delta of istio.workload.Address.  Raises Rejected for what cannot be read, with the rest in use."""
+        try:
+            touched = self.mesh.apply_addresses(updated, removed)
+        except PartlyRejected as error:
+            self._follow(error.touched)
+            raise
+        self._follow(touched)
+
+    def apply_policies(self, updated: Mapping[str, bytes], removed: Sequence[str]) -> None:
+        """One delta of istio.security.Authorization.  Raises Rejected for what cannot be read, with the rest in use."""
+        try:
+            touched = self.mesh.apply_policies(updated, removed)
+        except PartlyRejected as error:
+            self._follow(error.touched)
+            raise
+        self._follow(touched)
+
+    def _follow(self, touched: frozenset[Key]) -> None:
+        if self._cover(touched):
+            for pod in self.pods.values():
+                self._write_outbound(pod)
+        for name in self._looked_at.of(touched):
+            if name in self.pods:
+                self._write_access(self.pods[name])
+            else:
+                self._write_destination(name)
+
+    def _cover(self, touched: Iterable[Key]) -> bool:
+        addresses = [
+            name.address
+            for _, name in touched
+            if isinstance(name, NetworkAddress) and name.network == self._here.network and self.mesh.routed(name)
+        ]
+        return self._prefixes.add(addresses)
+
+    # -- pods of this node --------------------------------------------------------------------------------------------
+
+    def add_pod(self, pod: LocalPod) -> None:
+        """Configure a pod, or configure it anew if the same uid comes with another namespace."""
+        self.pods[pod.uid] = pod
+        self._write_access(pod)
+        self._write_outbound(pod)
+        hbone = hbone_listener(pod)
+        self.listeners.set(hbone.name, hbone)
+
+    def remove_pod(self, uid: str) -> None:
+        """Forget a pod.  Raises KeyError for one that is not there."""
+        del self.pods[uid]
+        del self.access[uid]
+        self._looked_at.forget(uid)
+        for kind in ("outbound", "plaintext", "hbone"):
+            self.listeners.remove(names.listener(uid, kind))
+        self.routes.remove(names.routes(uid))
+
+    def listener_names(self, uid: str, *, with_certificate: bool) -> frozenset[str]:
+        """The listeners that serve a pod; the one for tunnels opens only with the pod's certificate."""
+        kinds = ("outbound", "plaintext", "hbone") if with_certificate else ("outbound", "plaintext")
+        return frozenset(names.listener(uid, kind) for kind in kinds)
+
+    def _write_access(self, pod: LocalPod) -> None:
+        now = local_access(self.mesh, pod)
+        before = self.access.get(pod.uid)
+        self.access[pod.uid] = now
+        self._looked_at.note(pod.uid, now.looked_at)
+        plaintext = plaintext_listener(pod, now.access)
+        self.listeners.set(plaintext.name, plaintext)
+        table = route_table(names.routes(pod.uid), now.access)
+        self.routes.set(table.name, table)
+        if before is not None and before.access.addresses != now.access.addresses:
+            self._write_outbound(pod)
+
+    def _write_outbound(self, pod: LocalPod) -> None:
+        own = self.access[pod.uid].access.addresses
+        outbound = outbound_listener(pod, own, self._prefixes.networks())
+        self.listeners.set(outbound.name, outbound)
+
+    # -- destinations in use ------------------------------------------------------------------------------------------
+
+    def _wanted(self, name: str) -> None:
+        """Envoy asks for a cluster by name: a pod uses that destination for the first time."""
+        if names.parse_destination(name) is None:
+            return
+        if len(self.destinations) >= MAX_DESTINATIONS:
+            _log.error("too many destinations", destination=name, limit=MAX_DESTINATIONS)
+            return
+        self._write_destination(name)
+
+    def _unwanted(self, name: str) -> None:
+        if self.destinations.pop(name, None) is not None:
+            self._looked_at.forget(name)
+            self.clusters.remove(name)
+
+    def _write_destination(self, name: str) -> None:
+        target = names.parse_destination(name)
+        if target is None:
+            return
+        now = decide(self.mesh, self._here, target)
+        self._looked_at.note(name, now.looked_at)
+        before = self.destinations.get(name)
+        self.destinations[name] = now
+        if before == now:
+            return
+        if now.kind is Kind.REFUSE:
+            _log.warning("destination refused", destination=name, reason=now.reason)
+        self.clusters.set(name, cluster_of(target, now))

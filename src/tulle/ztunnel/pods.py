@@ -1,0 +1,163 @@
+"""The captured pods of this node: their namespaces, certificates and configuration, from hand-over to removal.
+
+A hand-over is confirmed when Envoy listens in the pod's namespace, because from then on the pod's traffic is
+redirected there.  The certificate is waited for as well, but not for ever: without it the pod's tunnels stay closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import aiohttp
+import structlog
+
+from tulle.ztunnel.config.pod import LocalPod
+from tulle.ztunnel.configurator import Configurator
+from tulle.ztunnel.netns import HeldNetns, NetnsDirectory
+
+_log = structlog.get_logger("tulle.ztunnel")
+
+_UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,252}")
+#: Seconds to wait for Envoy to listen, and for the first certificate.
+LISTEN_SECONDS: Final = 8.0
+CERTIFICATE_SECONDS: Final = 3.0
+
+
+class PodRefusedError(Exception):
+    """A pod cannot be taken over; the text goes back to the node agent."""
+
+
+class Certificates(Protocol):
+    """What pods need of the certificate manager."""
+
+    def want(self, identity: str) -> None: ...
+
+    def release(self, identity: str) -> None: ...
+
+    def ready(self, identity: str) -> Awaitable[Any]: ...
+
+
+@dataclass(frozen=True)
+class PodInfo:
+    """What the node agent says of a pod."""
+
+    name: str
+    namespace: str
+    service_account: str
+
+
+class LocalPods:
+    """Takes pods over and gives them up.  `active_listeners` yields the names of Envoy's open listeners."""
+
+    def __init__(
+        self,
+        configurator: Configurator,
+        certificates: Certificates,
+        directory: NetnsDirectory,
+        trust_domain: str,
+        active_listeners: Callable[[], Awaitable[frozenset[str]]],
+    ) -> None:
+        self._configurator = configurator
+        self._certificates = certificates
+        self._directory = directory
+        self._trust_domain = trust_domain
+        self._active_listeners = active_listeners
+        self._held: dict[str, HeldNetns] = {}
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._held
+
+    @property
+    def uids(self) -> frozenset[str]:
+        return frozenset(self._held)
+
+    async def add(self, uid: str, info: PodInfo, descriptor: int) -> None:
+        """Take a pod over; owns `descriptor` from here on.  Raises PodRefusedError."""
+        if not _UID.fullmatch(uid) or not info.name or not info.namespace:
+            os.close(descriptor)
+            raise PodRefusedError(f"uid {uid!r}, pod {info.namespace}/{info.name}: not a usable name")
+        before = self._held.get(uid)
+        if before is not None and before.inode == os.fstat(descriptor).st_ino:
+            os.close(descriptor)
+        else:
+            self._take(uid, info, descriptor)
+        await self._serving(uid)
+
+    def _take(self, uid: str, info: PodInfo, descriptor: int) -> None:
+        before = self._held.get(uid)
+        held = self._directory.hold(uid, descriptor)
+        service_account = info.service_account or "default"
+        pod = LocalPod(uid, info.name, info.namespace, service_account, held.path, self._trust_domain)
+        self._certificates.want(pod.identity)
+        old = self._configurator.pods.get(uid)
+        self._held[uid] = held
+        self._configurator.add_pod(pod)
+        if old is not None:
+            self._certificates.release(old.identity)
+        if before is not None:
+            self._directory.release(before)
+        _log.info("pod added", pod=f"{info.namespace}/{info.name}", uid=uid, identity=pod.identity)
+
+    async def _serving(self, uid: str) -> None:
+        pod = self._configurator.pods[uid]
+        certified = await self._certified(pod)
+        wanted = self._configurator.listener_names(uid, with_certificate=certified)
+        try:
+            async with asyncio.timeout(LISTEN_SECONDS):
+                while not wanted <= await self._active_listeners():  # noqa: ASYNC110 (another process is asked)
+                    await asyncio.sleep(0.01)
+        except TimeoutError as error:
+            raise PodRefusedError(
+                f"pod {pod.namespace}/{pod.name}: Envoy does not listen in its network namespace after "
+                f"{LISTEN_SECONDS:g} s; see the proxy's log for a rejected listener"
+            ) from error
+
+    async def _certified(self, pod: LocalPod) -> bool:
+        try:
+            async with asyncio.timeout(CERTIFICATE_SECONDS):
+                await self._certificates.ready(pod.identity)
+        except TimeoutError:
+            _log.warning("pod has no certificate yet", pod=f"{pod.namespace}/{pod.name}", identity=pod.identity)
+            return False
+        return True
+
+    def remove(self, uid: str) -> None:
+        """Give a pod up; one that is not there is no error."""
+        held = self._held.pop(uid, None)
+        if held is None:
+            return
+        pod = self._configurator.pods[uid]
+        self._configurator.remove_pod(uid)
+        self._certificates.release(pod.identity)
+        self._directory.release(held)
+        _log.info("pod removed", pod=f"{pod.namespace}/{pod.name}", uid=uid)
+
+    def remove_others(self, keep: frozenset[str]) -> None:
+        """Give up every pod that is not in `keep`."""
+        for uid in self.uids - keep:
+            self.remove(uid)
+
+    def close(self) -> None:
+        """Close every descriptor, for the end of the process."""
+        for held in self._held.values():
+            self._directory.release(held)
+        self._held.clear()
+
+
+def listener_reader(get: Callable[[str], Awaitable[str]]) -> Callable[[], Awaitable[frozenset[str]]]:
+    """Reads the names of open listeners from Envoy's admin interface; none while Envoy is not there."""
+
+    async def read() -> frozenset[str]:
+        try:
+            answer = json.loads(await get("/listeners?format=json"))
+        except (aiohttp.ClientError, OSError):
+            return frozenset()
+        return frozenset(status["name"] for status in answer.get("listener_statuses", ()))
+
+    return read

@@ -1,0 +1,93 @@
+"""Container logs: what is written is what is read, through rotation and from any point."""
+
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.node.pods import pod
+from tulle.cluster.node.pods import terminal_message
+from tulle.cluster.node.runtime.shim.logfile import MAX_LINE, LogFile, timestamp
+from tulle.cluster.node.server import logreader, logs
+from tulle.cluster.node.server.logreader import LogOptions
+
+
+def read(path: Path, options: LogOptions = LogOptions()) -> bytes:
+    lines, _ = logreader.history(path, options)
+    return b"".join(lines)
+
+
+def test_times_have_nanoseconds() -> None:
+    assert timestamp(1_700_000_000_000_000_007) == "2023-11-14T22:13:20.000000007Z"
+
+
+_chunks = st.lists(st.one_of(st.binary(max_size=20), st.just(b"\n"), st.just(b"x" * (MAX_LINE + 3))), max_size=8)
+
+
+@given(_chunks)
+def test_output_comes_back_as_it_went_in(tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes]) -> None:
+    path = tmp_path_factory.mktemp("log") / "0.log"
+    log = LogFile(path)
+    for chunk in chunks:
+        log.write("stdout", chunk)
+    log.close()
+    assert read(path) == b"".join(chunks)
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=4), max_size=12), st.integers(0, 6), st.booleans())
+def test_the_tail_is_the_tail(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], count: int, small: bool
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "0.log"
+    log = LogFile(path, max_file=120 if small else 10_000, max_files=50)
+    for line in lines:
+        log.write("stdout", line.encode() + b"\n")
+    log.close()
+    expected = lines[-count:] if count else []
+    assert read(path, LogOptions(tail=count)).decode().split() == expected
+
+
+def test_rotation_keeps_a_limited_number_of_files(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "0.log", max_file=200, max_files=3)
+    for number in range(50):
+        log.write("stderr", f"line {number}\n".encode())
+    log.close()
+    assert len(list(tmp_path.iterdir())) == 3
+    assert read(tmp_path / "0.log").endswith(b"line 49\n")
+
+
+def test_streams_do_not_mix_their_lines(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "0.log")
+    log.write("stdout", b"out ")
+    log.write("stderr", b"err\n")
+    log.write("stdout", b"put\n")
+    log.close()
+    assert read(tmp_path / "0.log") == b"err\nout put\n"
+
+
+def test_times_can_be_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(b"2023-11-14T22:13:20.000000007Z stdout F old\n2023-11-14T22:13:30.000000000Z stdout F new\n")
+    assert read(path, LogOptions(timestamps=True, tail=1)) == b"2023-11-14T22:13:30.000000000Z new\n"
+    assert read(path, LogOptions(since=1_700_000_005.0)) == b"new\n"
+
+
+def test_parameters() -> None:
+    wanted = logs.options({"follow": "true", "tailLines": "3", "limitBytes": "9", "timestamps": "1"})
+    assert (wanted.follow, wanted.tail, wanted.limit, wanted.timestamps, wanted.previous) == (True, 3, 9, True, False)
+    with pytest.raises(web.HTTPBadRequest, match="Bad Request"):
+        logs.options({"tailLines": "x"})
+
+
+def test_last_words(tmp_path: Path) -> None:
+    file, log = tmp_path / "words", tmp_path / "0.log"
+    log.write_text("2023-11-14T22:13:20.000000007Z stdout F one\n2023-11-14T22:13:20.000000007Z stderr F two\n")
+    plain = pod({"name": "c"}).spec.containers[0]
+    fallback = pod({"name": "c", "terminationMessagePolicy": "FallbackToLogsOnError"}).spec.containers[0]
+    assert terminal_message.read(plain, file, log, 1) == ""
+    assert terminal_message.read(fallback, file, log, 0) == ""
+    assert terminal_message.read(fallback, file, log, 1) == "one\ntwo\n"
+    file.write_text("x" * 5000)
+    assert terminal_message.read(fallback, file, log, 1) == "x" * 4096
