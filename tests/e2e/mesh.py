@@ -15,7 +15,7 @@ from tulle.cli.lab import Result
 from tulle.cli.lesson import Outcome
 
 BIN = Path(sys.executable).parent
-STATE = Path("/var/lib/tulle")
+STATE = Path(os.environ.get("TULLE_STATE_DIR", "/var/lib/tulle"))
 NODE_NETNS = "tulle-node1"
 SETTLING = 30.0
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.e2e.mesh import STATE, command, tulle
-
-NOBODY = 65534
+from tests.e2e.mesh import BIN, STATE, command, tulle
+from tulle.cluster import supervisor
 
 
 def footprint() -> dict[str, set[str]]:
@@ -97,11 +98,8 @@ def test_an_unknown_profile(nothing: None) -> None:
     assert "profile 'ambient' is not known; accepted are istio, lesson" in refused.output
 
 
-def test_without_root(nothing: None, tmp_path: Path) -> None:
-    code = "from tulle.cli.main import app; import sys; sys.argv = ['tulle', 'up', '--no-kubeconfig']; app()"
-    refused = command(
-        "setpriv", f"--reuid={NOBODY}", "--clear-groups", "python", "-c", code, env={"HOME": str(tmp_path)}
-    )
+def test_without_root(nothing: None) -> None:
+    refused = command("unshare", "--user", str(BIN / "tulle"), "up", "--no-kubeconfig")
     assert refused.code == 1
     assert "root is needed" in refused.output
 
@@ -109,8 +107,8 @@ def test_without_root(nothing: None, tmp_path: Path) -> None:
 def test_down_after_a_crash(nothing: None) -> None:
     before = footprint()
     assert tulle("up", "--no-kubeconfig").code == 0
-    command("pkill", "-KILL", "-f", "tulle.cluster.supervisor")
-    command("pkill", "-KILL", "-f", "tulle.cluster.node")
-    command("pkill", "-KILL", "-f", "tulle.cluster.control_plane")
+    pids = dict(supervisor.pids(STATE))
+    for pid in (pids.pop("supervisor"), *pids.values()):
+        os.kill(pid, signal.SIGKILL)
     assert tulle("down").code == 0
     assert footprint() == before

@@ -59,16 +59,16 @@ def test_the_pods_environment_wins_over_the_images(image: LocalImage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "pod_context", "uid", "gid", "groups"),
+    ("own", "of_pod", "expected"),
     [
-        ({}, {}, 101, 101, ()),
-        ({"securityContext": {"runAsUser": 5}}, {"runAsUser": 6}, 5, 0, ()),
-        ({}, {"runAsUser": 6, "runAsGroup": 7, "fsGroup": 8, "supplementalGroups": [9, 8]}, 6, 7, (9, 8)),
+        ({}, {}, (101, 101, ())),
+        ({"runAsUser": 5}, {"runAsUser": 6}, (5, 0, ())),
+        ({}, {"runAsUser": 6, "runAsGroup": 7, "fsGroup": 8, "supplementalGroups": [9, 8]}, (6, 7, (9, 8))),
     ],
 )
-def test_users(image: LocalImage, spec: Any, pod_context: Any, uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    user = build(image, spec, securityContext=pod_context).user
-    assert (user.uid, user.gid, user.groups) == (uid, gid, groups)
+def test_users(image: LocalImage, own: Any, of_pod: Any, expected: tuple[int, int, tuple[int, ...]]) -> None:
+    user = build(image, {"securityContext": own}, securityContext=of_pod).user
+    assert (user.uid, user.gid, user.groups) == expected
 
 
 def test_root_is_refused_where_it_must_not_be(image: LocalImage) -> None:
@@ -188,6 +188,6 @@ def test_only_safe_sysctls() -> None:
     good = pod(securityContext={"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]})
     assert container.sandbox(good, "/p", "/c", "/n", "p").sysctls["net.ipv4.tcp_syncookies"] == "1"
     bad = pod(securityContext={"sysctls": [{"name": "kernel.panic", "value": "1"}]})
-    with pytest.raises(ConfigError, match="forbidden sysctl: 'kernel.panic'"):
+    with pytest.raises(ConfigError, match=r"forbidden sysctl: 'kernel\.panic'"):
         container.sandbox(bad, "/p", "/c", "/n", "p")
     assert not container.sandbox(pod(hostNetwork=True), "/p", "/c", "/n", "n1").sysctls

@@ -15,8 +15,6 @@ from tulle.cluster.node.images.model import Image, ImageConfig, ImageUnavailable
 from tulle.cluster.node.images.store import ImageStore
 from tulle.cluster.node.runtime.rootfs import Part
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="overlay marks of an image's layers can be made by root only")
-
 
 def test_every_name_is_complete_and_means_one_image() -> None:
     listed = [repository for image in catalogue.IMAGES for repository in image.repositories]
@@ -88,7 +86,7 @@ def test_a_recipe_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("no space")
 
     store = ImageStore(tmp_path, [Image(docker_hub("library/x"), "x", ImageConfig(), broken)])
-    with pytest.raises(ImageUnavailableError, match="making the root of docker.io/library/x failed: no space"):
+    with pytest.raises(ImageUnavailableError, match=r"making the root of docker\.io/library/x failed: no space"):
         store.pull(names.parse("x"))
     assert not list((tmp_path / "making").iterdir())
 
@@ -127,7 +125,6 @@ def oci_archive(layer: bytes = LOWER) -> tuple[bytes, str]:
     return tar({"index.json": json.dumps({"manifests": [entry]}).encode(), **blobs}), digest(manifest)
 
 
-@needs_root
 def test_docker_archives_become_images(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, [])
     store.import_directory.mkdir()
@@ -142,7 +139,6 @@ def test_docker_archives_become_images(tmp_path: Path) -> None:
         store.pull(names.parse("redis:8"))
 
 
-@needs_root
 def test_oci_layouts_are_found_by_name_and_digest(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, [])
     store.import_directory.mkdir()
@@ -168,7 +164,6 @@ def test_broken_archives_are_refused(tmp_path: Path, data: bytes, message: str) 
         store.pull(names.parse("redis:7"))
 
 
-@needs_root
 def test_a_layer_cannot_leave_its_directory(tmp_path: Path) -> None:
     for name in ("../out", "a/../../.wh.out"):
         layer = tmp_path / "layer.tar"

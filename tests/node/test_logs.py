@@ -13,8 +13,10 @@ from tulle.cluster.node.runtime.shim.logfile import MAX_LINE, LogFile, timestamp
 from tulle.cluster.node.server import logreader, logs
 from tulle.cluster.node.server.logreader import LogOptions
 
+ALL = LogOptions()
 
-def read(path: Path, options: LogOptions = LogOptions()) -> bytes:
+
+def read(path: Path, options: LogOptions = ALL) -> bytes:
     lines, _ = logreader.history(path, options)
     return b"".join(lines)
 

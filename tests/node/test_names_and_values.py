@@ -35,7 +35,7 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
         names.parse(text)
 
 
-@given(st.from_regex(r"[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}(:[a-z0-9.]{1,6})?", fullmatch=True))
+@given(st.from_regex(r"[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}(:[a-z0-9]{1,6})?", fullmatch=True))
 def test_a_completed_reference_is_complete(text: str) -> None:
     once = str(names.parse(text))
     assert str(names.parse(once)) == once

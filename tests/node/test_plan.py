@@ -87,8 +87,8 @@ _state = st.sampled_from(["absent", "running", "ok", "failed", "waiting"])
 
 def _runs(states: dict[str, str]) -> dict[str, ContainerRuns]:
     made = {
-        "running": lambda name: running(name),
-        "ok": lambda name: exited(name, 0),
+        "running": running,
+        "ok": exited,
         "failed": lambda name: exited(name, 1),
         "waiting": lambda name: exited(name, 1, not_before=NOW + 5),
     }

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from tulle.istiod.ca import x509 as shapes
 
 from .agent import Agent
 from .fake_istiod import FakeIstiod
@@ -45,6 +51,7 @@ class Node:
     ports: dict[str, int] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     log: Path = Path()
+    _marks: Iterator[int] = field(default_factory=itertools.count)
 
     @classmethod
     async def start(cls, directory: Path, lab: Lab) -> Node:
@@ -136,6 +143,49 @@ class Node:
             while not (answer := await check()):
                 await asyncio.sleep(0.02)
         return answer
+
+    async def settled(self) -> None:
+        """Wait until the proxy has taken over everything that the fake istiod says, and Envoy with it."""
+        wanted = set(self.istiod.addresses)
+        policies = set(self.istiod.policies)
+        mark = f"mark-{next(self._marks)}"
+        self.istiod.policy("mark", mark, "ALLOW")
+
+        async def taken() -> bool:
+            dump = await self.admin("/config_dump")
+            known = {policy["name"] for policy in dump["policies"]}
+            return mark in known
+
+        await self.eventually(taken)
+        self.istiod.no_policy("mark", mark)
+        assert wanted == set(self.istiod.addresses)
+        assert policies == set(self.istiod.policies)
+        await asyncio.sleep(0.1)
+
+    def identity_files(self, identity: str) -> dict[str, str]:
+        """A certificate of the mesh's authority for any identity, as files."""
+        name = identity.replace("/", "_")
+        key = shapes.new_key()
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        chain = self.istiod.authority.sign(csr.public_bytes(serialization.Encoding.PEM), identity)
+        cert_path, key_path = self.directory / f"{name}.pem", self.directory / f"{name}.key"
+        cert_path.write_text("".join(chain[:-1]))
+        key_path.write_bytes(shapes.key_pem(key))
+        return {"cert": str(cert_path), "key": str(key_path), "ca": str(self.istiod.root_path)}
+
+    async def tunnels(self, pod: str, host: str, identity: str, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a peer of any identity is answered when it speaks HBONE itself, from the namespace of `pod`."""
+        what = {"mode": "client", "host": host, "port": 15008, "requests": requests, **self.identity_files(identity)}
+        command = self.lab.pods[pod].argv(
+            sys.executable, "-m", "tests.ztunnel.peer", json.dumps(what)
+        )
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=HERE.parent.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, errors = await process.communicate()
+        assert out, errors.decode()
+        answers: list[dict[str, Any]] = json.loads(out)
+        return answers
 
     def access_lines(self) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if '"scope":"access"' in line]

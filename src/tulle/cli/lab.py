@@ -6,6 +6,7 @@ Commands run with the real kubectl against the embedded mesh, in a folder that h
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,11 +87,12 @@ def attempt(step: Step, wanted: Outcome, execute: Callable[[str], Result]) -> Re
         time.sleep(_PAUSE)
 
 
+_NOISE = re.compile(r"Unable to use a TTY|\s+% Total|\s+Dload\b|.*--:--:--")
+
+
 def _visible(output: str) -> str:
     """What a reader wants to see: not curl's progress meter, and not kubectl's remark that this is no terminal."""
-    noise = ("Unable to use a TTY", "  % Total", "                                 Dload", "  0     0", "\r")
-    lines = [line for line in output.splitlines() if line.strip() and not line.startswith(noise)]
-    return "\n".join(lines)
+    return "\n".join(line for line in output.splitlines() if line.strip() and not _NOISE.match(line))
 
 
 class Lab:

@@ -95,7 +95,7 @@ class Http:
 
     codec: "AUTO", "HTTP1" or "HTTP2".  routes: inline routes, or the name of an RDS resource.  early_headers: set
     before the route is chosen, so that routes can match on facts of the connection.  local_reply: format string of the body
-    of answers that Envoy makes itself.
+    of answers that Envoy makes itself.  local_status: the status of those of them that are errors; 0 leaves it alone.
     """
 
     stat_prefix: str
@@ -103,6 +103,7 @@ class Http:
     codec: str = "HTTP2"
     early_headers: tuple[Header, ...] = ()
     local_reply: str = ""
+    local_status: int = 0
     filters: tuple[hcm_pb2.HttpFilter, ...] = ()
     logs: tuple[accesslog_pb2.AccessLog, ...] = ()
 
@@ -126,6 +127,8 @@ class Http:
         config.upgrade_configs.add(upgrade_type="CONNECT")
         if self.local_reply:
             config.local_reply_config.body_format.text_format_source.inline_string = self.local_reply
+        if self.local_status:
+            config.local_reply_config.mappers.append(_errors_as(self.local_status))
         if self.early_headers:
             config.early_header_mutation_extensions.append(_early(self.early_headers))
         config.http_filters.extend(self.filters)
@@ -138,6 +141,17 @@ class Http:
 
 def _router() -> router_pb2.Router:
     return router_pb2.Router(suppress_envoy_headers=True)
+
+
+def _errors_as(status: int) -> hcm_pb2.ResponseMapper:
+    """Every local reply of 400 and above gets this status."""
+    mapper = hcm_pb2.ResponseMapper()
+    comparison = mapper.filter.status_code_filter.comparison
+    comparison.op = accesslog_pb2.ComparisonFilter.GE
+    comparison.value.default_value = 400
+    comparison.value.runtime_key = "tulle.local_reply_from"
+    mapper.status_code.value = status
+    return mapper
 
 
 def _early(headers: tuple[Header, ...]) -> extension_pb2.TypedExtensionConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .model import AuthorizationPolicy, Labels, TargetRef, labels_match
+from .model import AuthorizationPolicy, Labels, RequestAuthentication, TargetRef, labels_match
 from .views import ServiceView, WaypointView
 
 GATEWAY_GROUP = "gateway.networking.k8s.io"
@@ -29,7 +29,7 @@ def selects(
 
 
 def attaches_at_waypoint(
-    policy: AuthorizationPolicy, waypoint: WaypointView, service: ServiceView | None, root_namespace: str
+    policy: AuthorizationPolicy | RequestAuthentication, waypoint: WaypointView, service: ServiceView | None, root_namespace: str
 ) -> bool:
     """Whether one of the policy's targetRefs covers traffic through ``waypoint`` to ``service`` (None: to a pod)."""
     namespace = policy.meta.namespace

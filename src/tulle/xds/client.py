@@ -1,7 +1,8 @@
 """A delta ADS client over gRPC that is always connected, or about to be.
 
 It keeps one stream, hands every response to the handler of its type, and answers with what the handler made of it.
-When the stream breaks it comes back after a jittered, growing pause and resumes by versions.
+When the stream breaks, or does not bring the first answers in reasonable time, it comes back after a jittered, growing
+pause and resumes by versions.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class AdsClient:
 
     A handler is given ``(updated, removed)``: encoded resources by name, and names that are gone. It returns when they
     are in use or raises ``Rejected``; anything else it raises ends ``run``. Handlers are never called at the same time.
-    ``metadata`` gives the stream's gRPC metadata (a token, say) at each attempt.
+    ``metadata`` gives the stream's gRPC metadata (a token, say) at each attempt. ``patience`` is for how long, in
+    seconds, a new stream may take until every type is answered once.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class AdsClient:
         *,
         metadata: Callable[[], Metadata] = tuple,
         backoff: Backoff | None = None,
+        patience: float = 30.0,
     ) -> None:
         self._channel_factory = channel_factory
+        self._patience = patience
         self._metadata = metadata
         self._backoff = backoff or Backoff()
         self._handlers: dict[str, Handler] = {}
@@ -111,7 +115,7 @@ class AdsClient:
             try:
                 async with self._channel_factory() as channel:
                     await self._stream(channel)
-            except (grpc.aio.AioRpcError, OSError) as error:
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError) as error:
                 _log.info("xds_stream_ended", reason=_words(error))
             finally:
                 self._connected = False
@@ -126,28 +130,35 @@ class AdsClient:
         call: _Stream = method(metadata=tuple(self._metadata()))  # type: ignore[call-arg]
         self._outgoing = asyncio.Queue()
         self._send(self._state.connected())
+        reader = asyncio.ensure_future(self._read(call))
         writer = asyncio.ensure_future(self._write(call))
         try:
-            await self._read(call)
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._state.disconnected()
+            reader.cancel()
             writer.cancel()
-            await asyncio.wait((writer,))
             call.cancel()
+            await asyncio.wait((reader, writer))
+        for task in (reader, writer):
+            if not task.cancelled():
+                task.result()
 
     async def _write(self, call: _Stream) -> None:
-        # A failed write means a broken stream, and the reader has the reason for that.
         while True:
             request = await self._outgoing.get()
             await call.write(request)
 
     async def _read(self, call: _Stream) -> None:
-        while isinstance(response := await call.read(), discovery_pb2.DeltaDiscoveryResponse):
-            self._connected = True
-            self._backoff.reset()
-            self._send([await self._handle(self._state.receive(response))])
-            if self._state.synced():
-                self._synced.set()
+        async with asyncio.timeout(self._patience) as patience:
+            while isinstance(response := await call.read(), discovery_pb2.DeltaDiscoveryResponse):
+                self._connected = True
+                self._backoff.reset()
+                self._send([await self._handle(self._state.receive(response))])
+                if self._state.synced():
+                    self._synced.set()
+                if self._state.answered():
+                    patience.reschedule(None)
 
     async def _handle(self, update: Update) -> discovery_pb2.DeltaDiscoveryRequest:
         try:
@@ -160,5 +171,7 @@ class AdsClient:
         return self._state.accept(update)
 
 
-def _words(error: grpc.aio.AioRpcError | OSError) -> str:
-    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
+def _words(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__

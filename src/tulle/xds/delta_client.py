@@ -39,7 +39,7 @@ class _Type:
     names: set[str]
     versions: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    asked: bool = False
+    answered: bool = False
     synced: bool = False
 
 
@@ -66,10 +66,9 @@ class ClientState:
         """The stream is gone; what was accepted stays."""
         self._connected = False
         for state in self._types.values():
-            state.asked = False
+            state.answered = False
 
     def _first(self, type_url: str, state: _Type) -> discovery_pb2.DeltaDiscoveryRequest:
-        state.asked = True
         request = discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, initial_resource_versions=state.versions)
         request.resource_names_subscribe.extend(sorted(state.names))
         if state.wildcard and (state.names or type_url in types.NEVER_IMPLICIT_WILDCARD):
@@ -126,6 +125,7 @@ class ClientState:
         the alias by which it was subscribed to counts as removed.
         """
         state = self._types[response.type_url]
+        state.answered = True
         resources = [item for item in response.resources if self._expected(state, item)]
         left = [
             item.name for item in response.resources if not self._expected(state, item) and item.name in state.versions
@@ -168,6 +168,10 @@ class ClientState:
     def versions(self, type_url: str) -> Mapping[str, str]:
         """What was accepted of a type: name -> version."""
         return self._types[type_url].versions
+
+    def answered(self) -> bool:
+        """Whether every type was answered on the present stream."""
+        return all(state.answered for state in self._types.values())
 
     def synced(self) -> bool:
         """Whether every type had a first answer that was accepted, at least in part."""

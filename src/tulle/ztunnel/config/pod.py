@@ -27,6 +27,10 @@ _LOOP_CHAIN: Final = "loop"
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 #: Seconds to wait for the cluster of a destination that is used for the first time.
 _ON_DEMAND_SECONDS: Final = 5.0
+#: A tunnel that cannot be made is tried again after short pauses.  It seldom helps the tunnel; it makes sure that the
+#: client's first bytes have arrived before its connection is closed, so that the client sees a reset every time.
+_CONNECT_ATTEMPTS: Final = 3
+_RETRY_SECONDS: Final = 0.03
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,13 @@ def outbound_listener(pod: LocalPod, addresses: Iterable[Address], mesh: Iterabl
                 filter_state.tcp_cluster(names.destination_format(pod.namespace)),
             ),
             network.tcp_proxy(
-                "none", stat_prefix="outbound", tunnel=tunnel, on_demand_timeout=_ON_DEMAND_SECONDS, logs=[log]
+                "none",
+                stat_prefix="outbound",
+                tunnel=tunnel,
+                on_demand_timeout=_ON_DEMAND_SECONDS,
+                connect_attempts=_CONNECT_ATTEMPTS,
+                retry_backoff=_RETRY_SECONDS,
+                logs=[log],
             ),
         ],
     )

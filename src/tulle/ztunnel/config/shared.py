@@ -83,6 +83,7 @@ def _explainer() -> Http:
         stat_prefix="explain",
         codec="AUTO",
         routes=routes.table("", routes.answer("explain", 503, "refused")),
+        local_status=503,
         local_reply=f"%FILTER_STATE({names.REFUSAL_REASON}:PLAIN)%\n",
     )
 

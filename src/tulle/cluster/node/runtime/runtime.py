@@ -95,6 +95,8 @@ class Runtime:
             self._statuses[status.record.cid] = status
         for directory in self._paths.containers.iterdir():
             rootfs.release(directory / "rootfs")
+        for cid in [cid for cid, status in self._statuses.items() if status.state in {"creating", "created"}]:
+            await self.remove(cid)  # an earlier process ended before it could start this one
 
     async def _start_shim(self) -> None:
         pid = spawn_shim(self._paths)
@@ -105,7 +107,18 @@ class Runtime:
             await asyncio.sleep(0.01)
 
     async def create(self, record: Record, config: ContainerConfig, image: ImageRoot | None) -> Status:
-        """Make the container, not yet running. Raises ContainerError with crun's own words."""
+        """Make the container, not yet running. Raises ContainerError with crun's own words.
+
+        It is not left half made: whoever is cancelled meanwhile is so once the container is there, and can be removed.
+        """
+        making = asyncio.create_task(self._create(record, config, image))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await asyncio.wait((making,))
+            raise
+
+    async def _create(self, record: Record, config: ContainerConfig, image: ImageRoot | None) -> Status:
         directory = self._paths.container(record.cid)
         directory.mkdir(parents=True)
         cgroup = cgroups.container_path(record.pod_uid, record.cid)

@@ -1,0 +1,149 @@
+"""The fate of a request: every endpoint's verdict, and what the client sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tulle.cli.explain import places, route, tokens
+from tulle.cli.explain.places import Client, Sort, Target
+from tulle.cli.explain.route import Ask, Leg, Way
+from tulle.cli.explain.world import World
+from tulle.security.decision import Decision, Hop, Outcome, decide
+from tulle.security.evaluation import PolicyTrace
+from tulle.security.model import Action
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the client sees (D6). `curl` is curl's exit code, None where HTTP is not spoken."""
+
+    code: str
+    curl: int
+    text: str
+
+
+_SEEN: Mapping[str, Seen] = {
+    "200": Seen("200", 0, "the application's own answer (200 if it is well)"),
+    "401": Seen("401", 0, "HTTP 401 from the waypoint"),
+    "403": Seen("403", 0, "HTTP 403, body `RBAC: access denied`"),
+    "503": Seen("503", 0, "HTTP 503"),
+    "reset": Seen("reset", 56, "curl: (56) Recv failure: Connection reset by peer"),
+    "closed": Seen("closed", 56, "the connection is accepted and closed: curl 56 (or 52, Empty reply from server)"),
+    "refused": Seen("refused", 7, "curl: (7) Failed to connect: Connection refused"),
+    "unresolved": Seen("unresolved", 6, "curl: (6) Could not resolve host"),
+}
+_OUTCOMES: Mapping[Outcome, str] = {
+    Outcome.ALLOWED: "200",
+    Outcome.FORBIDDEN: "403",
+    Outcome.UNAVAILABLE: "503",
+    Outcome.RESET: "reset",
+}
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of the request if it goes to one endpoint."""
+
+    leg: Leg
+    decision: Decision
+    code: str
+
+    @property
+    def allowed(self) -> bool:
+        return self.decision.allowed
+
+    @property
+    def hop(self) -> Hop:
+        """The hop that decided."""
+        return self.decision.hops[-1]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A question and its answer, without advice. `token` says what a given token was worth."""
+
+    ask: Ask
+    way: Way
+    fates: tuple[Fate, ...]
+    token: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request passes whatever endpoint it goes to."""
+        return self.way.stop is None and all(fate.allowed for fate in self.fates)
+
+    @property
+    def denied(self) -> tuple[Fate, ...]:
+        return tuple(fate for fate in self.fates if not fate.allowed)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it depends on the endpoint."""
+        return len({fate.code for fate in self.fates}) > 1
+
+    @property
+    def worst(self) -> Fate | None:
+        """The fate to explain: a denied one if there is any."""
+        return next(iter(self.denied), self.fates[0] if self.fates else None)
+
+    @property
+    def seen(self) -> Seen:
+        if self.way.stop is not None:
+            return _SEEN[self.way.stop.code]
+        worst = self.worst
+        return self._worded(_SEEN[worst.code if worst else "200"])
+
+    def _worded(self, seen: Seen) -> Seen:
+        if seen.code == "200" and self.way.target.scheme != "http":
+            return replace(seen, text="a connection to the application")
+        if seen.code == "403" and self.ask.method == "HEAD":
+            return replace(seen, text="HTTP 403 (HEAD has no body)")
+        return seen
+
+    @property
+    def nearest(self) -> PolicyTrace | None:
+        """The ALLOW policy that came nearest to allowing a denied request, at the hop that denied it."""
+        worst = self.worst
+        if worst is None or worst.allowed:
+            return None
+        allows = [one for one in worst.hop.policies if one.action == Action.ALLOW.value and one.mismatch is not None]
+        return max(allows, key=lambda one: one.nearness, default=None)
+
+
+def evaluate(world: World, ask: Ask) -> Evaluation:
+    """Answer the question in this world. Raises InputError if client or target cannot be found."""
+    client = places.client(world, ask.client, ask.namespace)
+    target = places.target(world, ask.url, client.namespace)
+    way = route.way(world, client, target, ask, None)
+    if way.stop is not None:
+        return Evaluation(ask, way, ())
+    verdict = _token(world, way, ask)
+    if verdict.claims is not None:
+        way = route.way(world, client, target, ask, verdict.claims)
+    fates = tuple(_fate(world, client, leg, verdict) for leg in way.legs)
+    return Evaluation(ask, way, fates, verdict.note)
+
+
+def _token(world: World, way: Way, ask: Ask) -> tokens.Verdict:
+    if not ask.token:
+        return tokens.Verdict()
+    request = way.legs[0].request if way.legs else None
+    if request is None or request.waypoint is None:
+        tokens.read(ask.token)
+        return tokens.Verdict(note="no waypoint is on the way, so nobody reads the token")
+    return tokens.judge(world, request.waypoint, request.service, ask.token, ask.now)
+
+
+def _fate(world: World, client: Client, leg: Leg, token: tokens.Verdict) -> Fate:
+    if client.sort is Sort.KUBELET:
+        hop = Hop(f"pod {leg.endpoint.name}", True, client.why)
+        return Fate(leg, Decision(True, Outcome.ALLOWED, (hop,)), "200")
+    if token.refused and leg.request.waypoint is not None and leg.request.http is not None:
+        hop = Hop(f"waypoint {leg.request.waypoint.key}", False, token.note)
+        return Fate(leg, Decision(False, Outcome.FORBIDDEN, (hop,)), "401")
+    decision = decide(world.index.policy_set, leg.request)
+    return Fate(leg, decision, _OUTCOMES[decision.outcome])
+
+
+__all__ = ["Ask", "Client", "Evaluation", "Fate", "Seen", "Target", "evaluate"]

@@ -1,0 +1,221 @@
+"""The way a request takes through the mesh (D2, D4, D5): past a waypoint or not, over HBONE or in plaintext, to which pods.
+
+A way may end before any policy is asked: no endpoint, a waypoint without proxies, a client that is captured but not yet served. Such an
+end is a `Stop`, with what the client sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tulle.cli.explain.places import Client, Endpoint, Sort, Target, Via, declared_http
+from tulle.cli.explain.world import World
+from tulle.cni import enrolment as capture
+from tulle.istiod.index import labels as names
+from tulle.istiod.index.state import WorkloadState
+from tulle.istiod.index.waypoints import UNBOUND, Binding, Waypoint
+from tulle.security.request import HttpRequest, Request
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question, as typed. It is resolved anew in every world that it is put to. `now` (Unix seconds) is for the token's expiry."""
+
+    client: str
+    namespace: str
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    token: str = ""
+    now: float = 0.0
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The way to one endpoint. `request` is what the policy engine is asked."""
+
+    endpoint: Endpoint
+    request: Request
+    binding: Binding
+    waypoint: Waypoint | None
+
+    @property
+    def hbone(self) -> bool:
+        """Whether the last hop is mTLS: the pod has a ztunnel, and who speaks to it has an identity."""
+        return self.endpoint.state.record.hbone and (self.request.client is not None or self.waypoint is not None)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why no request gets anywhere: `code` as in `Seen`, the reason, and what to look at."""
+
+    code: str
+    reason: str
+    look: str = ""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Everything about the way but its verdicts. `detour` says why a waypoint is on it, or why not."""
+
+    client: Client
+    target: Target
+    legs: tuple[Leg, ...]
+    detour: str = ""
+    stop: Stop | None = None
+
+    @property
+    def waypoint(self) -> Waypoint | None:
+        return self.legs[0].waypoint if self.legs else None
+
+
+def way(world: World, client: Client, target: Target, ask: Ask, claims: Mapping[str, Any] | None) -> Way:
+    """Lay the way out. `claims` are those of a token that the waypoint accepts."""
+    legs = tuple(_leg(world, client, target, endpoint, ask, claims) for endpoint in target.endpoints)
+    binding = binding_of(target, target.endpoints[0] if target.endpoints else None)
+    through = _through(world, client, target, binding)
+    return Way(client, target, legs, _detour(client, target, binding, through), _stop(world, client, target, through))
+
+
+def binding_of(target: Target, endpoint: Endpoint | None) -> Binding:
+    """The binding that counts for traffic to the target: the Service's for its address, else the pod's own."""
+    if target.via is Via.SERVICE and target.service is not None:
+        return target.service.binding
+    return endpoint.state.binding if endpoint is not None else UNBOUND
+
+
+def _through(world: World, client: Client, target: Target, binding: Binding) -> Waypoint | None:
+    if binding.waypoint is None or not client.in_mesh:
+        return None
+    if client.sort in (Sort.GATEWAY, Sort.SIDECAR) and not binding.ingress:
+        return None
+    if client.pod is not None and client.pod.record.namespace == binding.waypoint.namespace:
+        own = client.pod.record.labels.get(names.GATEWAY_NAME)
+        if own == binding.waypoint.name:
+            return None
+    return binding.waypoint
+
+
+def _detour(client: Client, target: Target, binding: Binding, through: Waypoint | None) -> str:
+    if through is not None:
+        return binding.message
+    if binding.waypoint is None:
+        return binding.message
+    name = f"{binding.waypoint.namespace}/{binding.waypoint.name}"
+    if client.sort in (Sort.GATEWAY, Sort.SIDECAR):
+        return f"waypoint {name} is skipped: a client {client.sort.value} goes to the pod directly"
+    if not client.in_mesh:
+        return f"waypoint {name} is skipped: only clients of the mesh are sent through it"
+    return f"waypoint {name} is the client itself"
+
+
+def _leg(
+    world: World, client: Client, target: Target, endpoint: Endpoint, ask: Ask, claims: Mapping[str, Any] | None
+) -> Leg:
+    index, record = world.index, endpoint.state.record
+    binding = binding_of(target, endpoint)
+    waypoint = _through(world, client, target, binding)
+    by_service = target.via is Via.SERVICE and target.service is not None
+    http = target.http if by_service else declared_http(endpoint.state, endpoint.port)
+    request = Request(
+        client=client.identity,
+        workload=index.view(record, endpoint.state.services, endpoint.state.binding),
+        port=endpoint.port,
+        source_ip=client.address,
+        destination_ip=record.addresses[0] if record.addresses else "",
+        service=index.service_view(target.service.record.key) if by_service and target.service else None,
+        service_port=target.port if by_service else 0,
+        service_ip=next(iter(target.service.record.addresses), "") if by_service and target.service else "",
+        waypoint=index.waypoint_view(waypoint) if waypoint else None,
+        waypoint_ip=_address(waypoint_pods(world, waypoint)) if waypoint else "",
+        http=_http(target, ask, claims) if (http or waypoint is None) and target.scheme == "http" else None,
+        http_declared=http,
+        captured=_enforced(world, endpoint.state),
+    )
+    return Leg(endpoint, request, binding, waypoint)
+
+
+def _http(target: Target, ask: Ask, claims: Mapping[str, Any] | None) -> HttpRequest:
+    given = next((value for name, value in ask.headers if name.lower() == "host"), "")
+    host = given or (target.host if target.port == 80 else f"{target.host}:{target.port}")
+    headers = tuple((name, value) for name, value in ask.headers if name.lower() != "host")
+    return HttpRequest(ask.method, target.path, host, headers, claims)
+
+
+def _enforced(world: World, state: WorkloadState) -> bool:
+    """Whether a ztunnel (or the workload's own proxy) sees what comes in."""
+    meta = (world.manifest("Pod", state.record.namespace, state.record.name) or {}).get("metadata") or {}
+    return state.record.hbone and capture.redirection(meta.get("annotations") or {}, dns_capture=False).inbound
+
+
+def waypoint_pods(world: World, waypoint: Waypoint) -> tuple[WorkloadState, ...]:
+    """The pods of a waypoint's proxy."""
+    uids = world.index.tables.selected(waypoint.namespace, {names.GATEWAY_NAME: waypoint.name})
+    return tuple(world.index.workloads[uid] for uid in sorted(uids) if uid in world.index.workloads)
+
+
+def _address(pods: tuple[WorkloadState, ...]) -> str:
+    return next((address for pod in pods for address in pod.record.addresses), "")
+
+
+# --- ends before any policy
+
+
+def _stop(world: World, client: Client, target: Target, through: Waypoint | None) -> Stop | None:
+    if client.sort is Sort.PENDING:
+        reason = f"{client.what} is redirected, but no ztunnel has taken it over yet, so its traffic goes nowhere"
+        return Stop("refused", reason, f"kubectl get pods -n {world.settings.root_namespace} -l app=ztunnel -o wide")
+    if target.problem:
+        return Stop("closed" if target.service and client.in_mesh else "unresolved", target.problem)
+    if through is not None and world.live:
+        pods = waypoint_pods(world, through)
+        if not any(pod.record.ready for pod in pods):
+            name = f"{through.namespace}/{through.name}"
+            return Stop(
+                "closed",
+                f"waypoint {name} is bound, but none of its {len(pods)} pods is ready; a bound waypoint fails closed",
+                f"kubectl get pods -n {through.namespace} -l {names.GATEWAY_NAME}={through.name}",
+            )
+    if target.service is not None and not target.endpoints and target.via is not Via.EXTERNAL:
+        return _no_endpoint(world, client, target, through)
+    return _not_served(world, client, target)
+
+
+def _no_endpoint(world: World, client: Client, target: Target, through: Waypoint | None) -> Stop | None:
+    record = target.service.record if target.service else None
+    if record is None or (record.kind == "ServiceEntry" and not target.waiting):
+        return None
+    waiting = ", ".join(f"{one.record.namespace}/{one.record.name}" for one in target.waiting)
+    why = f"its pods are not ready: {waiting}" if waiting else "no pod that runs is selected by it"
+    explained = world.settings.explain_refusals and target.http
+    code = "503" if target.http and (through is not None or explained) else "closed"
+    look = f"kubectl get endpointslices -n {record.namespace} -l kubernetes.io/service-name={record.name}"
+    code = code if client.in_mesh else "refused"
+    return Stop(code, f"{target.what} has no ready endpoint: {why}", look)
+
+
+def _not_served(world: World, client: Client, target: Target) -> Stop | None:
+    """Live only: nobody holds the certificates that mTLS needs (D9)."""
+    if not world.live or not client.in_mesh or client.pod is None or client.sort is not Sort.MESH:
+        return None
+    root = world.settings.root_namespace
+    node = client.pod.record.node
+    here = [one for one in _pods_of(world, root, "ztunnel") if one.record.node == node]
+    if here and not any(one.record.ready for one in here):
+        reason = (
+            f"ztunnel on node {node} is not ready, so {client.what} has nobody to hold its certificate and open mTLS"
+        )
+        return Stop("closed", reason, f"kubectl logs -n {root} {here[0].record.name}")
+    return None
+
+
+def _pods_of(world: World, namespace: str, app: str) -> tuple[WorkloadState, ...]:
+    uids = world.index.tables.selected(namespace, {"app": app})
+    return tuple(world.index.workloads[uid] for uid in sorted(uids) if uid in world.index.workloads)
+
+
+def control_plane(world: World) -> tuple[WorkloadState, ...]:
+    """istiod's pods."""
+    return _pods_of(world, world.settings.root_namespace, "istiod")

@@ -1,0 +1,168 @@
+"""What goes on when something fails: istiod, its authority, the node agent, Envoy, or the proxy itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from .conftest import needs_root
+from .mesh import VIP, describe, hello
+from .node import Node, lab_of
+
+pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="module")]
+
+URL = f"http://{VIP}:5000/x"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bare(tmp_path: Path) -> AsyncIterator[Node]:
+    """A node whose proxy the test starts itself."""
+    with lab_of("tk-zf", "10.244.76", "hello-1", "hello-2", "test-1", "web-1", "out-1") as lab:
+        node = await Node.start(tmp_path, lab)
+        describe(node)
+        try:
+            yield node
+        finally:
+            await node.stop()
+
+
+def envoy_pid(node: Node) -> int:
+    """The one child of the proxy's process."""
+    assert node.process is not None
+    children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text().split()
+    (envoy,) = [int(pid) for pid in children if "envoy" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return envoy
+
+
+async def test_everything_goes_away_and_comes_back(bare: Node) -> None:
+    bare.start_proxy()
+    await bare.pods("hello-1", "test-1")
+    assert (await bare.ready())[0] == 200
+    assert (await bare.curl("test-1", URL)).out.startswith("hello-1")
+
+    await bare.istiod.stop()
+    assert await bare.many(10, "test-1", URL) == {0: 10}
+
+    os.kill(envoy_pid(bare), signal.SIGKILL)
+    await bare.eventually(lambda: _serves(bare))
+    assert await bare.many(10, "test-1", URL) == {0: 10}
+
+    bare.agent.hang_up()
+    await asyncio.sleep(0.3)
+    assert await bare.many(10, "test-1", URL) == {0: 10}
+    await bare.agent.accept()
+    assert await bare.agent.keep("uid-hello-1") == ""
+    assert "not known" in await bare.agent.keep("uid-nobody")
+    assert await bare.agent.add("uid-test-1", "test-1", "test", bare.lab.pods["test-1"].path) == ""
+    assert await bare.agent.snapshot_sent() == ""
+    assert await bare.many(10, "test-1", URL) == {0: 10}
+
+    await bare.istiod.start()
+    bare.istiod.policy("hello", "nobody", "ALLOW", scope="NAMESPACE")
+    await bare.eventually(lambda: _fails(bare))
+    assert await bare.stop_proxy() == 0
+
+
+async def _serves(node: Node) -> bool:
+    return (await node.curl("test-1", URL, timeout=2)).code == 0
+
+
+async def _fails(node: Node) -> bool:
+    return (await node.curl("test-1", URL, timeout=2)).code == 56
+
+
+async def test_no_certificate_no_traffic(bare: Node) -> None:
+    bare.istiod.signing = False
+    bare.start_proxy()
+    await bare.pods("hello-1", "test-1")
+    assert (await bare.curl("test-1", URL, timeout=3)).code != 0
+    assert (await bare.curl("out-1", f"http://{bare.lab.pods['hello-1'].ip}:5000/x")).code == 0
+    bare.istiod.signing = True
+    await bare.eventually(lambda: _serves(bare), seconds=30)
+    assert await bare.stop_proxy() == 0
+
+
+async def test_pods_come_and_go_without_disturbing_others(bare: Node) -> None:
+    bare.start_proxy()
+    await bare.pods("hello-1", "test-1")
+    script = (
+        "import socket,time\n"
+        f"s=socket.create_connection(({VIP!r},2500)); s.recv(100)\n"
+        "for _ in range(60):\n"
+        " s.sendall(b'x'); assert s.recv(1)==b'x'; time.sleep(.05)\n"
+        "print('fine')"
+    )
+    command = bare.lab.pods["test-1"].argv("python3", "-c", script)
+    live = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    for _ in range(3):
+        assert await bare.hand_over("web-1") == ""
+        assert (await bare.curl("web-1", URL)).code == 0
+        assert await bare.agent.delete("uid-web-1") == ""
+        bare.lab.pods["web-1"].release()
+        assert (await bare.curl("web-1", f"http://{bare.lab.pods['hello-1'].ip}:5000/x")).code == 0
+    out, _ = await live.communicate()
+    assert out.strip() == b"fine"
+
+    bare.agent.hang_up()
+    await bare.agent.accept()
+    assert await bare.agent.keep("uid-test-1") == ""
+    assert await bare.agent.snapshot_sent() == ""
+    gone = f"http://{bare.lab.pods['hello-1'].ip}:5000/x"
+    assert (await bare.curl("out-1", gone, timeout=2)).code == 7, "nobody listens where hello-1's traffic is redirected"
+    assert await bare.stop_proxy() == 0
+
+
+async def test_pod_without_a_record_is_closed(bare: Node) -> None:
+    bare.istiod.remove("Kubernetes//Pod/hello/hello-1")
+    bare.start_proxy()
+    await bare.pods("hello-1", "test-1")
+    target = f"http://{bare.lab.pods['hello-1'].ip}:5000/x"
+    assert await bare.many(10, "out-1", target) == {56: 10}
+    request = {"authority": f"{bare.lab.pods['hello-1'].ip}:5000"}
+    answers = await bare.tunnels("out-1", bare.lab.pods["hello-1"].ip, "spiffe://cluster.local/ns/test/sa/default", request)
+    assert answers[0]["status"] == 503
+    hello(bare)
+    await bare.settled()
+    assert (await bare.curl("test-1", URL)).code == 0
+    assert await bare.stop_proxy() == 0
+
+
+async def test_envoy_does_not_outlive_the_proxy(bare: Node) -> None:
+    bare.start_proxy()
+    await bare.pods("test-1")
+    envoy = envoy_pid(bare)
+    await bare.stop_proxy(signal.SIGKILL)
+
+    async def gone() -> bool:
+        return not Path(f"/proc/{envoy}").exists()
+
+    await bare.eventually(gone)
+
+
+async def test_ready_only_with_everything(bare: Node) -> None:
+    await bare.istiod.stop()
+    bare.start_proxy()
+
+    async def answers() -> tuple[int, str] | None:
+        try:
+            return await bare.ready()
+        except OSError:
+            return None
+
+    status, text = await bare.eventually(answers)
+    assert status == 500
+    assert "istiod" in text
+    await bare.istiod.start()
+    await bare.agent.accept()
+    status, text = await bare.ready()
+    assert (status, "node agent" in text) == (500, True)
+    await bare.agent.snapshot_sent()
+    assert await bare.ready() == (200, "ready\n")
+    assert await bare.stop_proxy() == 0
