@@ -29,7 +29,22 @@ class Segment:
 @contextlib.contextmanager
 def capturing(link: str, file: Path, expression: str) -> Iterator[None]:
     """Record what passes a link of the node meanwhile."""
-    command = ["ip", "netns", "exec", NODE_NETNS, "tcpdump", "-i", link, "-U", "--immediate-mode", "-s", "0", "-w", str(file), expression]
+    command = [
+        "ip",
+        "netns",
+        "exec",
+        NODE_NETNS,
+        "tcpdump",
+        "-i",
+        link,
+        "-U",
+        "--immediate-mode",
+        "-s",
+        "0",
+        "-w",
+        str(file),
+        expression,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while "listening on" not in process.stderr.readline():

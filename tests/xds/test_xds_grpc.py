@@ -181,15 +181,17 @@ async def test_denied_client_is_told_nothing(running: Running) -> None:
 class Silent(AdsServer):
     """A server that takes requests and never answers."""
 
+    streams = 0
+
     async def _delta(self, _: object, context: grpc.aio.ServicerContext) -> None:
-        self.streams = getattr(self, "streams", 0) + 1
+        self.streams += 1
         while await context.read() is not grpc.aio.EOF:
             pass
 
 
 async def test_a_server_that_does_not_answer_is_left(running: Running, tmp_path: Path) -> None:
     silent = Running(tmp_path / "silent.sock")
-    silent.ads = Silent(silent.source)
+    silent.ads = quiet = Silent(silent.source)
     await silent.start()
     ads = AdsClient(
         channels.unix(silent.path),
@@ -200,7 +202,7 @@ async def test_a_server_that_does_not_answer_is_left(running: Running, tmp_path:
     )
     task = asyncio.create_task(ads.run())
     async with asyncio.timeout(60):
-        await until(lambda: silent.ads.streams > 2)
+        await until(lambda: quiet.streams > 2)
     await end(task)
     await silent.stop()
 

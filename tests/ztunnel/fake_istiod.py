@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
 from tulle.istiod.ca import x509 as shapes
 from tulle.istiod.ca.authority import Authority, Roots
 from tulle.xds import types

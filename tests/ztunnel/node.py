@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+
 from tulle.istiod.ca import x509 as shapes
 
 from .agent import Agent
@@ -176,9 +177,7 @@ class Node:
     async def tunnels(self, pod: str, host: str, identity: str, *requests: dict[str, Any]) -> list[dict[str, Any]]:
         """What a peer of any identity is answered when it speaks HBONE itself, from the namespace of `pod`."""
         what = {"mode": "client", "host": host, "port": 15008, "requests": requests, **self.identity_files(identity)}
-        command = self.lab.pods[pod].argv(
-            sys.executable, "-m", "tests.ztunnel.peer", json.dumps(what)
-        )
+        command = self.lab.pods[pod].argv(sys.executable, "-m", "tests.ztunnel.peer", json.dumps(what))
         process = await asyncio.create_subprocess_exec(
             *command, cwd=HERE.parent.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

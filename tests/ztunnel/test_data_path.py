@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tulle.xds.proto import workload_pb2
 
 from .conftest import needs_root

@@ -126,7 +126,9 @@ async def test_pod_without_a_record_is_closed(bare: Node) -> None:
     target = f"http://{bare.lab.pods['hello-1'].ip}:5000/x"
     assert await bare.many(10, "out-1", target) == {56: 10}
     request = {"authority": f"{bare.lab.pods['hello-1'].ip}:5000"}
-    answers = await bare.tunnels("out-1", bare.lab.pods["hello-1"].ip, "spiffe://cluster.local/ns/test/sa/default", request)
+    answers = await bare.tunnels(
+        "out-1", bare.lab.pods["hello-1"].ip, "spiffe://cluster.local/ns/test/sa/default", request
+    )
     assert answers[0]["status"] == 503
     hello(bare)
     await bare.settled()

@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+
 from tulle.xds.proto import authorization_pb2
 
 from .conftest import needs_root
@@ -62,9 +63,7 @@ async def test_a_policy_without_rules_refuses_everybody(fresh: Node) -> None:
     silent = await fresh.curl("test-1", f"telnet://{VIP}:2500", timeout=5)
     assert (silent.code, "220" in silent.out) == (56, False)
     denied = [json.loads(line) for line in fresh.access_lines() if "none allowed" in line]
-    assert denied[-1]["error"] == (
-        "connection closed due to policy rejection: allow policies exist, but none allowed"
-    )
+    assert denied[-1]["error"] == ("connection closed due to policy rejection: allow policies exist, but none allowed")
 
 
 async def test_explained_refusals(fresh: Node) -> None:
@@ -118,7 +117,9 @@ async def test_own_ports_are_no_target(fresh: Node) -> None:
         assert (await fresh.curl("test-1", f"http://{target}/", timeout=3)).code == 56
     for port in (15001, 15006):
         assert (await fresh.curl("out-1", f"http://{pod.ip}:{port}/", timeout=3)).code == 56
-    status = await fresh.tunnels("out-1", pod.ip, TEST, *({"authority": f"{pod.ip}:{p}"} for p in (15001, 15006, 15008)))
+    status = await fresh.tunnels(
+        "out-1", pod.ip, TEST, *({"authority": f"{pod.ip}:{p}"} for p in (15001, 15006, 15008))
+    )
     assert [answer["status"] for answer in status] == [503, 503, 503]
 
 
@@ -132,7 +133,9 @@ async def test_wrong_identity_of_the_server(fresh: Node) -> None:
 
 async def test_nobody_listens_at_the_endpoint(fresh: Node) -> None:
     pod = fresh.lab.pods["out-1"]
-    fresh.istiod.workload("hello-1", "hello", pod.ip, services={"hello/helloworld.hello.svc.cluster.local": {5000: 5000}})
+    fresh.istiod.workload(
+        "hello-1", "hello", pod.ip, services={"hello/helloworld.hello.svc.cluster.local": {5000: 5000}}
+    )
     await fresh.settled()
     assert await fresh.many(RUNS, "test-1", URL) == RESET
 
@@ -209,9 +212,7 @@ async def test_connections_of_one_identity_are_never_used_by_another(fresh: Node
     only(fresh, "cluster.local/ns/test/sa/default")
     await fresh.settled()
     for _ in range(10):
-        allowed, denied = await asyncio.gather(
-            fresh.many(10, "test-1", "-I", URL), fresh.many(10, "web-1", "-I", URL)
-        )
+        allowed, denied = await asyncio.gather(fresh.many(10, "test-1", "-I", URL), fresh.many(10, "web-1", "-I", URL))
         assert (allowed, denied) == ({0: 10}, {56: 10})
 
 

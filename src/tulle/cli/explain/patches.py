@@ -1,7 +1,7 @@
 """Changes to objects, as commands that can be pasted and as edits that can be tried.
 
-Both forms are made from one description, so that what is printed is what was verified: a JSON patch is applied to the manifest by the rules of
-RFC 6902, and a label command changes the labels and whatever the mesh's controllers would change in its wake.
+Both forms are made from one description, so that what is printed is what was verified: a JSON patch is applied to the manifest by the
+rules of RFC 6902, and a label command changes the labels and whatever the mesh's controllers would change in its wake.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PLURALS: Mapping[str, str] = {
     "Namespace": "namespace",
     "Service": "service",
     "Pod": "pod",
-    "Gateway": "gateway",
+    "Gateway": "gateway.gateway.networking.k8s.io",
 }
 
 
@@ -98,11 +98,27 @@ def _unescaped(step: str) -> str:
 
 def patch(world: World, key: Key, operations: Sequence[Operation], title: str, cost: int) -> Change:
     """A JSON patch of one object."""
-    before = world.objects[key].manifest
+    return Change(title, (command(key, operations),), {key: applied(world.objects[key].manifest, operations)}, cost)
+
+
+def command(key: Key, operations: Sequence[Operation]) -> str:
+    """A JSON patch as kubectl takes it."""
     body = json.dumps([operation.as_json() for operation in operations])
     where = f" -n {key.namespace}" if key.namespace else ""
-    command = f"kubectl patch {_PLURALS[key.kind]} {key.name}{where} --type=json -p {shlex.quote(body)}"
-    return Change(title, (command,), {key: applied(before, operations)}, cost)
+    return f"kubectl patch {_PLURALS[key.kind]} {key.name}{where} --type=json -p {shlex.quote(body)}"
+
+
+def at(manifest: Mapping[str, Any], path: str) -> Any:
+    """The value at a JSON pointer; None where there is none."""
+    found: Any = manifest
+    for step in path.strip("/").split("/"):
+        if isinstance(found, Mapping):
+            found = found.get(_unescaped(step))
+        elif isinstance(found, list | tuple) and step.isdecimal() and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return None
+    return found
 
 
 def delete(key: Key, cost: int) -> Change:

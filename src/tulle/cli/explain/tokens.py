@@ -1,8 +1,8 @@
 """What a bearer token is worth to the policies of a waypoint.
 
-A token counts only where a RequestAuthentication that is attached to the waypoint accepts its issuer: then its claims are facts, a bad one is
-refused with 401, and without any RequestAuthentication a token is a header like any other (C4). The signature is not checked here; that it
-is good is an assumption of the answer.
+A token counts only where a RequestAuthentication that is attached to the waypoint accepts its issuer: then its claims are facts, a bad
+one is refused with 401, and without any RequestAuthentication a token is a header like any other (C4). The signature is not checked
+here; that it is good is an assumption of the answer.
 """
 
 from __future__ import annotations

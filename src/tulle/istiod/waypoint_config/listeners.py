@@ -145,7 +145,7 @@ def connect_terminate(view: WaypointConfigView) -> listener_pb2.Listener:
     return listener_pb2.Listener(
         name=names.CONNECT_TERMINATE,
         address=tls.socket_address("0.0.0.0", HBONE_PORT),
-        filter_chains=[chain],  # noqa: S104
+        filter_chains=[chain],
     )
 
 
