@@ -26,6 +26,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
             await node.pods("hello-1", "hello-2", "test-1", "web-1")
             yield node
             assert await node.stop_proxy() == 0
+            assert "Envoy rejected configuration" not in node.log.read_text()
         finally:
             await node.stop()
 

@@ -12,6 +12,7 @@ import pytest
 from tulle.xds.proto import workload_pb2
 
 from .conftest import needs_root
+from .lab import run
 from .mesh import PORTS, SERVICE, VIP, hello, helloworld
 from .node import Node
 
@@ -54,8 +55,8 @@ async def test_plaintext_both_ways(fresh: Node) -> None:
 
 async def test_outside_of_the_mesh(fresh: Node) -> None:
     pod = fresh.lab.pods["out-1"]
-    subprocess.run(["ip", "-n", pod.netns, "addr", "add", "192.0.2.1/32", "dev", "eth0"], check=True)
-    subprocess.run(["ip", "-n", fresh.lab.node, "route", "add", "192.0.2.1", "via", pod.ip], check=True)
+    run("ip", "-n", pod.netns, "addr", "add", "192.0.2.1/32", "dev", "eth0")
+    run("ip", "-n", fresh.lab.node, "route", "add", "192.0.2.1", "via", pod.ip)
     answer = await fresh.curl("test-1", "http://192.0.2.1:5000/x")
     assert answer.out == "out-1 got GET /x HTTP/1.1 from 10.244.77.12"
 

@@ -143,7 +143,7 @@ async def test_envoy_does_not_outlive_the_proxy(bare: Node) -> None:
     await bare.stop_proxy(signal.SIGKILL)
 
     async def gone() -> bool:
-        return not Path(f"/proc/{envoy}").exists()
+        return not await asyncio.to_thread(Path(f"/proc/{envoy}").exists)
 
     await bare.eventually(gone)
 

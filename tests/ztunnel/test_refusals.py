@@ -242,6 +242,30 @@ async def test_source_and_port_rules(fresh: Node) -> None:
     assert (await fresh.curl("out-1", f"telnet://{pod}:2500", timeout=1)).code == 28
 
 
+async def test_every_kind_of_rule_is_acceptable_to_envoy(fresh: Node) -> None:
+    """Rules that use every field at once, for both listeners; a rejection would show in the proxy's log."""
+    match = authorization_pb2.Match(
+        principals=[exact("cluster.local/ns/a/sa/b"), authorization_pb2.StringMatch(suffix="%a.b")],
+        not_principals=[authorization_pb2.StringMatch(prefix="x-y")],
+        namespaces=[exact("a"), exact("b.c")],
+        not_namespaces=[exact("x")],
+        service_accounts=[authorization_pb2.ServiceAccountMatch(namespace="a", serviceAccount="b.c")],
+        source_ips=[cidr("10.0.0.0/8"), cidr("fd00::/8")],
+        not_source_ips=[cidr("10.9.0.0/16")],
+        destination_ports=[5000, 8080],
+        not_destination_ports=[1],
+    )
+    fresh.istiod.policy("hello", "much", "DENY", [[match, match], [plaintext(), match]], [[match]])
+    fresh.istiod.policy(
+        "hello", "more", "ALLOW", [[match], [match]], [[authorization_pb2.Match(namespaces=[exact("test")])]]
+    )
+    hello(fresh, authorization_policies=["hello/much", "hello/more"])
+    await fresh.settled()
+    assert await fresh.many(5, "test-1", "-I", URL) == {0: 5}
+    assert await fresh.many(5, "web-1", "-I", URL) == {56: 5}
+    assert "Envoy rejected configuration" not in fresh.log.read_text()
+
+
 async def test_policy_change_leaves_open_connections_of_others_alone(fresh: Node) -> None:
     """A live connection goes on while policies and endpoints of other pods change."""
     script = (

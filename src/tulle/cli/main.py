@@ -11,6 +11,7 @@ from rich.console import Console
 import tulle
 from tulle import manifests
 from tulle.cli import console, lab, up
+from tulle.cli.explain.command import explain_
 from tulle.cli.kubeconfig import KubeconfigError
 from tulle.cluster import lifecycle
 from tulle.cluster.lifecycle import ClusterError, ClusterSpec
@@ -38,6 +39,9 @@ def _terminal() -> Console:
 def up_(
     profile: Annotated[str, typer.Option(help=f"one of {', '.join(sorted(manifests.PROFILES))}")] = "lesson",
     port: Annotated[int, typer.Option(help="port of the Kubernetes API on 127.0.0.1")] = lifecycle.DEFAULT_PORT,
+    nodes: Annotated[
+        int, typer.Option(min=1, max=lifecycle.MAX_NODES, help="how many nodes, each with pods and proxies of its own")
+    ] = 1,
     kubeconfig: Annotated[
         bool, typer.Option("--kubeconfig/--no-kubeconfig", help="add the context `tulle` to your kubeconfig")
     ] = True,
@@ -45,7 +49,7 @@ def up_(
     state_dir: State = lifecycle.DEFAULT_STATE,
 ) -> None:
     """Start a Kubernetes with the mesh on this machine."""
-    spec = ClusterSpec(str(state_dir.absolute()), port, profile)
+    spec = ClusterSpec(str(state_dir.absolute()), port, profile, nodes)
     try:
         up.up(spec, merge=kubeconfig, wait_seconds=timeout, console=_terminal())
     except (ClusterError, KubeconfigError, manifests.UnknownProfileError, ApiError, ConfigError) as error:
@@ -104,6 +108,9 @@ def lab_(
         walk.clean()
     if not passed:
         raise typer.Exit(1)
+
+
+app.command("explain")(explain_)
 
 
 @app.command("version")

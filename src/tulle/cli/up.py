@@ -146,10 +146,10 @@ def is_ready(pod: Pod) -> bool:
 
 
 async def _until_ready(client: Client, spec: ClusterSpec, namespace: str, deadline: float) -> None:
-    wanted = ("istiod", "istio-cni-node", "ztunnel")
+    wanted = {"istiod": 1, "istio-cni-node": spec.nodes, "ztunnel": spec.nodes}
     while True:
-        pods = (await client.list(r.PODS, namespace)).items
-        missing = [name for name in wanted if not any(p.metadata.name.startswith(name) and is_ready(p) for p in pods)]
+        ready = [pod for pod in (await client.list(r.PODS, namespace)).items if is_ready(pod)]
+        missing = [name for name, number in wanted.items() if len(_nodes_of(name, ready)) < number]
         if not missing:
             return
         if time.monotonic() > deadline:
@@ -158,6 +158,11 @@ async def _until_ready(client: Client, spec: ClusterSpec, namespace: str, deadli
                 f"KUBECONFIG={lifecycle.kubeconfig(Path(spec.state))} kubectl get pods -A; logs in {spec.state}/logs"
             )
         await asyncio.sleep(_POLL)
+
+
+def _nodes_of(owner: str, pods: Sequence[Pod]) -> set[str]:
+    """The nodes on which pods of that Deployment or DaemonSet run."""
+    return {pod.spec.node_name for pod in pods if pod.metadata.name.startswith(f"{owner}-")}
 
 
 def down(state: Path, *, images: bool, console: Console) -> None:
@@ -185,6 +190,7 @@ def status(state: Path, console: Console) -> bool:
     console.print(f"API         https://127.0.0.1:{spec.port}")
     console.print(f"kubeconfig  {lifecycle.kubeconfig(state)}")
     console.print(f"state       {state}")
+    console.print(f"nodes       {', '.join(spec.node_names)}")
     for name, pid in supervisor.pids(state).items():
         console.print(f"process     {name} ({pid})")
     return asyncio.run(_mesh_status(spec, console))
@@ -198,5 +204,6 @@ async def _mesh_status(spec: ClusterSpec, console: Console) -> bool:
             console.print(f"[red]the API does not answer: {error}[/red]")
             return False
     for pod in sorted(pods, key=lambda p: p.metadata.name):
-        console.print(f"pod         {pod.metadata.name}: {'Ready' if is_ready(pod) else pod.status.phase}")
+        where = f" on {pod.spec.node_name}" if spec.nodes > 1 else ""
+        console.print(f"pod         {pod.metadata.name}{where}: {'Ready' if is_ready(pod) else pod.status.phase}")
     return bool(pods) and all(map(is_ready, pods))

@@ -1,7 +1,9 @@
 """The little that an embedded cluster needs in the host's own network namespace.
 
 Every node is a network namespace of its own, so the host gets only: one veth pair per node, one route to that node's
-pods, and one nftables table that masquerades what pods send to the outside. Machines are shared with Docker, VPNs and
+pods, and one nftables table that masquerades what pods send to the outside. Nodes reach each other over links of their
+own that never touch the host's namespace: a host firewall that drops what is forwarded (Docker's does) cannot part
+them. Machines are shared with Docker, VPNs and
 firewalls that we must never disturb; therefore each thing made here is written down *before* it is made
 (``hostnet.json`` beside the node's other state) and carries our name prefix and link alias, names or addresses already
 used by somebody else are refused, and ``destroy`` works from the record, so that it can also clear away what a crash
@@ -22,6 +24,8 @@ MAX_NODE_INDEX = 62
 RECORD = "hostnet.json"
 FORWARDING_RECORD = "host-forwarding.json"
 NODE_UPLINK = "eth0"
+NODE_LINK = "node"
+"""Prefix of a node's link to another node; the other's index follows."""
 
 
 class HostNetworkError(Exception):
@@ -62,9 +66,9 @@ def create(node_index: int, name: str, state_dir: Path | str, *, prefix: str = "
     """Make the node's namespace, its veth pair, the route to its pods, and egress. Run as root in the host's
     namespace.
 
-    What an earlier run of the same state directory left behind is replaced. Raises HostNetworkError when a name or an
-    address is in use by anybody else, or when the kernel refuses a step (then everything of this node is removed
-    again).
+    The node is linked with every node that the same state directory already has. What an earlier run of the same state
+    directory left behind is replaced. Raises HostNetworkError when a name or an address is in use by anybody else, or
+    when the kernel refuses a step (then everything of this node is removed again).
     """
     wanted = plan(node_index, name, prefix=prefix)
     state = Path(state_dir)
@@ -79,6 +83,8 @@ def create(node_index: int, name: str, state_dir: Path | str, *, prefix: str = "
     _record(state, name).write_text(json.dumps(asdict(wanted)))
     try:
         _make_link(wanted, state)
+        for other in _neighbours(wanted, state):
+            _join(wanted, other)
         _enable_egress(wanted, state)
     except HostNetworkError:
         destroy(name, state_dir, prefix=prefix)
@@ -147,6 +153,35 @@ def _make_link(p: HostPlan, state: Path) -> None:
         ],
         netns=p.netns,
     )
+
+
+def _neighbours(p: HostPlan, state: Path) -> list[HostPlan]:
+    """The other nodes of this cluster whose namespace is there."""
+    records = sorted(state.glob(f"nodes/*/{RECORD}"))
+    recorded = (HostPlan(**json.loads(record.read_text())) for record in records)
+    present = _namespaces()
+    return [other for other in recorded if other.index != p.index and other.netns in present]
+
+
+def _join(p: HostPlan, other: HostPlan) -> None:
+    """A veth pair between two nodes, and on each side the routes to the other's pods and address.
+
+    The link has no addresses of its own: each side sends with its node address, so that a node is known by one address
+    everywhere. It ends with either namespace.
+    """
+    here, there = f"{NODE_LINK}{other.index}", f"{NODE_LINK}{p.index}"
+    # A namespace is torn down in the background: the far end of an earlier link may still be there.
+    _attempt("ip", "-netns", other.netns, "link", "delete", there)
+    _batch([f"link add {here} type veth peer name {there} netns {other.netns}"], netns=p.netns)
+    for near, far, link in ((p, other, here), (other, p, there)):
+        _batch(
+            [
+                f"link set {link} up",
+                f"route add {far.node_ip}/32 dev {link} src {near.node_ip}",
+                f"route add {far.pod_cidr} via {far.node_ip} dev {link} onlink src {near.node_ip}",
+            ],
+            netns=near.netns,
+        )
 
 
 def _enable_egress(p: HostPlan, state: Path) -> None:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from tulle.cluster.supervisor import ProcessSpec
 
 DEFAULT_STATE = Path("/var/lib/tulle")
 DEFAULT_PORT = 6443
+MAX_NODES = 8
+"""Each node is linked with each other one; more than this is a question for a real cluster."""
 _SPEC = "cluster.json"
 _KEPT = frozenset({"images"})
 """Below the state directory this outlives a cluster: roots of images, which take long to make and hold nothing of a cluster."""
@@ -37,19 +39,35 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """An embedded cluster: where its state lives, the port of its API on the host, and its node's name and number."""
+    """An embedded cluster: where its state lives, the port of its API on the host, and how many nodes it has."""
 
     state: str
     port: int
     profile: str
-    node: str = "node1"
-    node_index: int = 1
+    nodes: int = 1
+
+    @property
+    def node_indices(self) -> range:
+        """The numbers of its nodes, from which their names and addresses follow."""
+        return range(1, self.nodes + 1)
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        return tuple(map(node_name, self.node_indices))
+
+
+def node_name(index: int) -> str:
+    """The name of node number `index`."""
+    return f"node{index}"
 
 
 def find(state: Path) -> ClusterSpec | None:
     """The cluster of that state directory, if there is one (running or not)."""
     record = state / _SPEC
-    return ClusterSpec(**json.loads(record.read_text())) if record.exists() else None
+    if not record.exists():
+        return None
+    found = json.loads(record.read_text())
+    return ClusterSpec(found["state"], found["port"], found["profile"], found.get("nodes", 1))
 
 
 def kubeconfig(state: Path) -> Path:
@@ -59,6 +77,8 @@ def kubeconfig(state: Path) -> Path:
 
 def check(spec: ClusterSpec) -> None:
     """What must hold before anything is made. Raises ClusterError."""
+    if not 1 <= spec.nodes <= MAX_NODES:
+        raise ClusterError(f"--nodes {spec.nodes} is not possible: accepted are 1 to {MAX_NODES}")
     if os.geteuid() != 0:
         raise ClusterError("root is needed, because pods are network namespaces of their own: run this with sudo")
     missing = {tool: package for tool, package in _TOOLS.items() if shutil.which(tool) is None}
@@ -100,29 +120,37 @@ def start(spec: ClusterSpec) -> None:
     state.mkdir(parents=True, exist_ok=True)
     (state / _SPEC).write_text(json.dumps(asdict(spec)))
     try:
-        plan = hostnet.create(spec.node_index, spec.node, state)
+        plans = [hostnet.create(index, node_name(index), state) for index in spec.node_indices]
     except hostnet.HostNetworkError as error:
         stop(state)
         raise ClusterError(str(error)) from error
-    pki.create(state, server=f"https://127.0.0.1:{spec.port}", extra_addresses=[plan.host_ip])
-    pki.create_node(state, spec.node, [plan.node_ip], f"https://{plan.host_ip}:{spec.port}")
-    supervisor.write(state, _processes(spec, plan))
+    pki.create(state, server=f"https://127.0.0.1:{spec.port}", extra_addresses=[plan.host_ip for plan in plans])
+    for plan in plans:
+        pki.create_node(state, plan.name, [plan.node_ip], f"https://{plan.host_ip}:{spec.port}")
+    supervisor.write(state, processes(spec, plans))
     _launch(state)
 
 
-def _processes(spec: ClusterSpec, plan: hostnet.HostPlan) -> tuple[ProcessSpec, ...]:
-    python = [sys.executable, "-m"]
-    control_plane = [*python, "tulle.cluster.control_plane", "--state-dir", spec.state, "--port", str(spec.port)]
-    node = [
+def processes(spec: ClusterSpec, plans: Sequence[hostnet.HostPlan]) -> tuple[ProcessSpec, ...]:
+    """The processes of the cluster in the order in which they start: the control plane, then each node."""
+    # Pods of every node reach the API under the last address: the host answers to it whatever link a packet comes from.
+    addresses = [argument for plan in plans for argument in ("--address", plan.host_ip)]
+    command = (*_python("tulle.cluster.control_plane"), "--state-dir", spec.state, "--port", str(spec.port), *addresses)
+    return (ProcessSpec("control-plane", command, {}), *(_node_process(spec, plan) for plan in plans))
+
+
+def _node_process(spec: ClusterSpec, plan: hostnet.HostPlan) -> ProcessSpec:
+    command = (
         *("ip", "netns", "exec", plan.netns),
-        *(*python, "tulle.cluster.node", "--state-dir", spec.state, "--name", spec.node),
-        *("--api-kubeconfig", f"{spec.state}/kubeconfig.node-{spec.node}"),
+        *(*_python("tulle.cluster.node"), "--state-dir", spec.state, "--name", plan.name),
+        *("--api-kubeconfig", f"{spec.state}/kubeconfig.node-{plan.name}"),
         *("--node-ip", plan.node_ip, "--pod-cidr", plan.pod_cidr),
-    ]
-    return (
-        ProcessSpec("control-plane", (*control_plane, "--address", plan.host_ip), {}),
-        ProcessSpec(spec.node, tuple(node), {}),
     )
+    return ProcessSpec(plan.name, command, {})
+
+
+def _python(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module)
 
 
 def _launch(state: Path) -> None:
@@ -149,8 +177,10 @@ def stop(state: Path) -> bool:
     if os.geteuid() != 0:
         raise ClusterError("root is needed to take the cluster down: run this with sudo")
     _stop_supervisor(state)
-    cleanup.clean(state, spec.node)
-    hostnet.destroy(spec.node, state)
+    for name in spec.node_names:
+        cleanup.clean(state, name)
+    for name in spec.node_names:
+        hostnet.destroy(name, state)
     for entry in state.iterdir():
         if entry.name in _KEPT:
             continue

@@ -75,14 +75,6 @@ def internal_upstream() -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(name="envoy.transport_sockets.internal_upstream", typed_config=pack(config))
 
 
-def certificate_secret(name: str, chain_pem: str, key_pem: str) -> secret_pb2.Secret:
-    """An SDS secret: a certificate chain, leaf first, with its key."""
-    secret = secret_pb2.Secret(name=name)
-    secret.tls_certificate.certificate_chain.inline_string = chain_pem
-    secret.tls_certificate.private_key.inline_string = key_pem
-    return secret
-
-
 def _common(common: tls_pb2.CommonTlsContext) -> None:
     common.alpn_protocols.append("h2")
     common.tls_params.tls_minimum_protocol_version = _TLS_1_3

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .attachment import attaches_at_waypoint, selects
+from .fallback import closed_for_ztunnel
 from .lifting import Qualification, for_service_ports, no_common_allow, qualify, waypoint_allow, waypoint_only
 from .mesh import MeshSettings
 from .model import Action, AuthorizationPolicy, PeerAuthentication
@@ -56,7 +57,7 @@ class PolicySet:
         self._selecting: dict[tuple[str, tuple[str, str]], list[AuthorizationPolicy]] = {}
         self._local: list[AuthorizationPolicy] = []
         self._qualifications: dict[str, Qualification] = {}
-        for policy in sorted(policies, key=lambda policy: (policy.meta.key, repr(policy))):
+        for policy in _ordered(policies):
             self._place(policy)
         self._sent: Mapping[str, ZtunnelPolicy] | None = None
 
@@ -83,7 +84,7 @@ class PolicySet:
         if self._sent is None:
             sent = dict(self.peer_authentications.ztunnel_policies())
             for policy in self._local:
-                conversion = convert(policy, self.settings.root_namespace, self._ztunnel_place(policy))
+                conversion = convert(self._closed(policy), self.settings.root_namespace, self._ztunnel_place(policy))
                 if conversion.policy is not None:
                     sent[conversion.policy.key] = conversion.policy
             self._sent = sent
@@ -125,15 +126,25 @@ class PolicySet:
             return ()
         waypoints = _distinct(workload.waypoints)
         allows = tuple(waypoint_allow(workload.namespace, waypoint) for waypoint in waypoints)
-        open_way = any(item.how is not How.LIFTED and _lets_something_in(item.policy) for item in items)
+        open_way = any(item.how is not How.LIFTED and self._lets_something_in(item) for item in items)
         if open_way and any(policy.action is Action.DENY for policy in lifted):
             return (*allows, waypoint_only(workload.namespace, waypoints))
         return allows
 
     def reduced(self, item: Applied) -> AuthorizationPolicy:
         """The form of a policy that ztunnel enforces."""
-        reduced = reduce_policy(item.policy, self._ztunnel_place(item.policy)).policy
-        return item.policy if reduced is None else reduced
+        policy = self._closed(item.policy)
+        reduced = reduce_policy(policy, self._ztunnel_place(policy)).policy
+        return policy if reduced is None else reduced
+
+    def _closed(self, policy: AuthorizationPolicy) -> AuthorizationPolicy:
+        """With lifting a policy may be enforced at either place, so ztunnel must not read it more narrowly."""
+        if not self.settings.lift_selector_policies:
+            return policy
+        return closed_for_ztunnel(policy, self.settings.trust_domains)
+
+    def _lets_something_in(self, item: Applied) -> bool:
+        return item.policy.action is Action.ALLOW and bool(self.reduced(item).rules)
 
     # -- what a waypoint enforces ------------------------------------------------------------------------------------
 
@@ -185,7 +196,11 @@ class PolicySet:
         return (*denies.values(), *_common([own for own in allows if own], namespace))
 
     def _at_waypoint(self, item: Applied) -> AuthorizationPolicy:
-        return item.policy if item.how is How.LIFTED else self.reduced(item)
+        """A policy that stays at ztunnel loses here what it loses there, but needs no widening: a waypoint reads it in full."""
+        if item.how is How.LIFTED:
+            return item.policy
+        reduced = reduce_policy(item.policy, self._ztunnel_place(item.policy)).policy
+        return item.policy if reduced is None else reduced
 
     # -- the indexes -------------------------------------------------------------------------------------------------
 
@@ -219,6 +234,18 @@ class PolicySet:
         return Place.ZTUNNEL_CLOSED if self._qualifications[policy.meta.key].qualifies else Place.ZTUNNEL
 
 
+def _ordered(policies: Iterable[AuthorizationPolicy]) -> list[AuthorizationPolicy]:
+    """By name; objects of the same name, which no API server would hold, by their whole content."""
+    by_key: dict[tuple[str, str], list[AuthorizationPolicy]] = {}
+    for policy in policies:
+        by_key.setdefault((policy.meta.namespace, policy.meta.name), []).append(policy)
+    return [policy for key in sorted(by_key) for policy in _by_content(by_key[key])]
+
+
+def _by_content(same: list[AuthorizationPolicy]) -> list[AuthorizationPolicy]:
+    return same if len(same) == 1 else sorted(same, key=repr)
+
+
 def _distinct(waypoints: Iterable[WaypointView]) -> tuple[WaypointView, ...]:
     by_key = {waypoint.key: waypoint for waypoint in waypoints}
     return tuple(by_key[key] for key in sorted(by_key))
@@ -228,13 +255,6 @@ def _unlike(workloads: Iterable[WorkloadView]) -> Iterable[WorkloadView]:
     """One workload of each sort: replicas have the same labels, so the same policies."""
     sorts = {(w.namespace, frozenset(w.labels.items()), w.waypoints): w for w in workloads}
     return sorts.values()
-
-
-def _lets_something_in(policy: AuthorizationPolicy) -> bool:
-    if policy.action is not Action.ALLOW:
-        return False
-    reduced = reduce_policy(policy, Place.ZTUNNEL).policy
-    return reduced is not None and bool(reduced.rules)
 
 
 def _common(allows: list[dict[str, AuthorizationPolicy]], namespace: str) -> tuple[AuthorizationPolicy, ...]:

@@ -27,6 +27,8 @@ METHOD: Final = f"/{SERVICE}/DeltaAggregatedResources"
 
 Handler: TypeAlias = Callable[[Mapping[str, bytes], Sequence[str]], Awaitable[None] | None]
 Metadata: TypeAlias = Sequence[tuple[str, str]]
+#: What a broken stream looks like; everything else is a fault of this program.
+_BROKEN: Final = (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError)
 _Stream: TypeAlias = "grpc.aio.StreamStreamCall[Any, Any]"
 
 
@@ -112,37 +114,53 @@ class AdsClient:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         while True:
-            try:
-                async with self._channel_factory() as channel:
-                    await self._stream(channel)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError) as error:
-                _log.info("xds_stream_ended", reason=_words(error))
-            finally:
-                self._connected = False
+            async with self._channel_factory() as channel:
+                ended = await self.stream(channel)
+            if ended is not None and not isinstance(ended, _BROKEN):
+                raise ended
+            _log.info("xds_stream_ended", reason=_words(ended))
             await asyncio.sleep(self._backoff.pause())
 
-    async def _stream(self, channel: grpc.aio.Channel) -> None:
+    async def stream(self, channel: grpc.aio.Channel) -> BaseException | None:
+        """Speak on one stream until it ends; returns the reason (``None`` if the server ended it in order).
+
+        The reason is returned rather than raised because a traceback through here would keep the stream's objects, and
+        with them the connection, until the garbage collector comes by.
+        """
         method = channel.stream_stream(
             METHOD,
             request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
             response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
         )
-        call: _Stream = method(metadata=tuple(self._metadata()))  # type: ignore[call-arg]
+        try:
+            call: _Stream = method(metadata=tuple(self._metadata()))  # type: ignore[call-arg]
+        except OSError as error:  # the token cannot be read
+            return error.with_traceback(None)
         self._outgoing = asyncio.Queue()
         self._send(self._state.connected())
         reader = asyncio.ensure_future(self._read(call))
         writer = asyncio.ensure_future(self._write(call))
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            unanswered = await self._until_ended(reader, writer)
         finally:
+            self._connected = False
             self._state.disconnected()
             reader.cancel()
             writer.cancel()
             call.cancel()
             await asyncio.wait((reader, writer))
-        for task in (reader, writer):
-            if not task.cancelled():
-                task.result()
+        errors = (task.exception() for task in (reader, writer) if not task.cancelled())
+        return unanswered or next((error for error in errors if error is not None), None)
+
+    async def _until_ended(self, reader: asyncio.Future[None], writer: asyncio.Future[None]) -> Exception | None:
+        tasks = (reader, writer)
+        done, _ = await asyncio.wait(tasks, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return None
+        if not self._state.answered():
+            return TimeoutError(f"not every type was answered within {self._patience} s")
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return None
 
     async def _write(self, call: _Stream) -> None:
         while True:
@@ -150,15 +168,12 @@ class AdsClient:
             await call.write(request)
 
     async def _read(self, call: _Stream) -> None:
-        async with asyncio.timeout(self._patience) as patience:
-            while isinstance(response := await call.read(), discovery_pb2.DeltaDiscoveryResponse):
-                self._connected = True
-                self._backoff.reset()
-                self._send([await self._handle(self._state.receive(response))])
-                if self._state.synced():
-                    self._synced.set()
-                if self._state.answered():
-                    patience.reschedule(None)
+        while isinstance(response := await call.read(), discovery_pb2.DeltaDiscoveryResponse):
+            self._connected = True
+            self._backoff.reset()
+            self._send([await self._handle(self._state.receive(response))])
+            if self._state.synced():
+                self._synced.set()
 
     async def _handle(self, update: Update) -> discovery_pb2.DeltaDiscoveryRequest:
         try:
@@ -171,7 +186,7 @@ class AdsClient:
         return self._state.accept(update)
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException | None) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
-    return str(error) or type(error).__name__
+    return "ended by the server" if error is None else str(error) or type(error).__name__

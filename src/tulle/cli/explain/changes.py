@@ -1,7 +1,7 @@
 """The smallest change that lets a denied request pass: searched for, cheapest first, and tried before it is told.
 
-A repair that does not suffice may still be the first half of one that does (a waypoint alone allows nothing), so repairs are strung together.
-Every string is put to the world as an edit and the question is asked again; what is told has been seen to work.
+A repair that does not suffice may still be the first half of one that does (a waypoint alone allows nothing), so repairs are strung
+together. Every string is put to the world as an edit and the question is asked again; what is told has been seen to work.
 """
 
 from __future__ import annotations

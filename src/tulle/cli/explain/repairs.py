@@ -14,7 +14,7 @@ from tulle.cli.explain import patches
 from tulle.cli.explain.documents import Key
 from tulle.cli.explain.evaluate import Evaluation, Fate
 from tulle.cli.explain.patches import Change, Operation
-from tulle.cli.explain.places import Sort, Via, capture_of
+from tulle.cli.explain.places import Sort, Target, Via, capture_of
 from tulle.cli.explain.world import World
 from tulle.cni.enrolment import Reason
 from tulle.istiod.index import labels as names
@@ -208,7 +208,11 @@ def _not_allowed(world: World, evaluation: Evaluation, fate: Fate, trace: Policy
     if waypoint is not None:
         rule = {"from": [{"source": {"principals": [waypoint.identity.principal]}}]}
         title = f"let the waypoint in by {key}, as the pod sees its identity and not the client's"
-        yield patches.patch(world, key, [Operation("add", "/spec/rules/-", rule)], title, 4)
+        rules = world.objects[key].manifest["spec"].get("rules")
+        operation = Operation("add", "/spec/rules/-", rule) if rules else Operation("add", "/spec/rules", [rule])
+        # Without an ALLOW policy of its own the waypoint would let in everybody.
+        guarded = any(one.action == Action.ALLOW.value for one in fate.decision.hops[0].policies)
+        yield patches.patch(world, key, [operation], title, 4 if guarded else 9)
 
 
 def _mended(world: World, key: Key, mismatch: Mismatch) -> Iterator[Change]:
@@ -271,15 +275,21 @@ def to_waypoint(world: World, evaluation: Evaluation, policy: AuthorizationPolic
         return
     if world.settings.lift_selector_policies and qualify(policy).qualifies:
         return
-    key = Key(POLICY, policy.meta.namespace, policy.meta.name)
+    yield retarget(world, Key(POLICY, policy.meta.namespace, policy.meta.name), target)
+
+
+def retarget(world: World, key: Key, target: Target) -> Change:
+    """A policy from its selector to the Service that is asked for. Raises LookupError when none is."""
+    if target.service is None:
+        raise LookupError(f"{target.what} is no Service")
     record = target.service.record
     group = "" if record.kind == "Service" else "networking.istio.io"
     reference = [{"group": group, "kind": record.kind, "name": record.name}]
     operations = [Operation("add", "/spec/targetRefs", reference)]
-    if policy.selector is not None:
+    if "selector" in world.objects[key].manifest["spec"]:
         operations.insert(0, Operation("remove", "/spec/selector"))
     title = f"attach {key} to {target.what} by targetRefs, so that the waypoint enforces it"
-    yield patches.patch(world, key, operations, title, 3)
+    return patches.patch(world, key, operations, title, 3)
 
 
 def enrol_service(world: World, evaluation: Evaluation) -> Iterator[Change]:
@@ -325,7 +335,8 @@ def _new_allow(world: World, evaluation: Evaluation, fate: Fate) -> Iterator[Cha
         "metadata": {"name": f"allow-{identity.namespace}-{identity.service_account}", "namespace": namespace},
         "spec": spec,
     }
-    yield patches.create(manifest, f"allow {identity.principal}", 8)
+    restricted = any(uses_http(policy) for policy in policies_of(world, fate.hop.policies))
+    yield patches.create(manifest, f"allow {identity.principal}", 12 if restricted else 5)
 
 
 def policies_of(world: World, traces: Sequence[PolicyTrace]) -> Iterator[AuthorizationPolicy]:

@@ -14,5 +14,5 @@ IMAGE = Image(
     about="the mesh's parts: python -m tulle.istiod, tulle.cni, tulle.ztunnel, tulle.waypoint",
     config=ImageConfig(cmd=("python", "-c", "import tulle; print(tulle.__version__)"), env=python.environment()),
     recipe=python.root,
-    made_from=(debian.STATUS,),
+    made_from=(debian.STATUS, *python.origins()),
 )

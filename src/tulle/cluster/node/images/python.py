@@ -1,52 +1,60 @@
-"""Roots for programs of this package: this Python, its libraries and this source, all read-only, at the paths they
-have here.
+"""Roots for programs of this package: this Python, its libraries and this source, all read-only.
 
 The servers of the sample images and the mesh's own parts are Python; they run on the interpreter that runs the node,
-so there is nothing to install and every pod shares the same pages of memory.
+so there is nothing to install and every pod shares the same pages of memory. A virtual environment and the source are
+put below /opt/tulle, wherever they are on this machine: a pod may mount a volume over any path of the machine, /tmp say.
 """
 
 from __future__ import annotations
 
-import site
 import sys
-import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tulle
 from tulle.cluster.node.images import debian
 from tulle.cluster.node.runtime.rootfs import Part
 
+ENVIRONMENT = "/opt/tulle/venv"
+SOURCE = "/opt/tulle/src"
 
-def directories() -> tuple[str, ...]:
-    """The directories that the interpreter needs besides /usr, none of them inside another."""
-    source = Path(tulle.__file__).resolve().parent.parent
-    wanted = {
-        Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), *site.getsitepackages())
-    }
-    wanted.add(source)
-    wanted = {path for path in wanted if path.is_dir() and not path.is_relative_to("/usr")}
-    wanted |= {path for path in (Path("/usr/local"),) if Path(sys.base_prefix).resolve() == path}
-    return tuple(
-        str(path)
-        for path in sorted(wanted)
-        if not any(path != other and path.is_relative_to(other) for other in wanted)
-    )
+
+def _source() -> Path:
+    """The directory that holds the package `tulle`."""
+    return Path(tulle.__file__).resolve().parent.parent
+
+
+def directories() -> Iterator[tuple[str, str]]:
+    """What the interpreter needs besides /usr: directories of this machine, and where they are in the root.
+
+    The interpreter itself stays at its path, because a virtual environment names it by that.
+    """
+    base = Path(sys.base_prefix).resolve()
+    if not base.is_relative_to("/usr") or base == Path("/usr/local"):
+        yield str(base), str(base)
+    if sys.prefix != sys.base_prefix:
+        yield str(Path(sys.prefix).resolve()), ENVIRONMENT
+    yield str(_source()), SOURCE
+
+
+def origins() -> tuple[str, ...]:
+    """The directories of this machine that such a root is made from: another checkout's root is another root."""
+    return tuple(source for source, _ in directories())
 
 
 def root(directory: Path) -> Sequence[Part]:
     """A Debian system with this interpreter and this package."""
     debian.system(directory)
     parts = list(debian.usr(directory, writable=False))
-    for path in directories():
-        if not path.startswith("/usr/"):
-            (directory / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        parts.append(Part(path, path))
+    for source, target in directories():
+        if not target.startswith("/usr/"):
+            (directory / target.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        parts.append(Part(source, target))
     return parts
 
 
 def environment() -> tuple[tuple[str, str], ...]:
     """What a process needs to find this package: the interpreter's own directory comes first in PATH."""
-    source = str(Path(tulle.__file__).resolve().parent.parent)
-    path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return (("PATH", path), ("PYTHONPATH", source), ("PYTHONUNBUFFERED", "1"), ("PYTHONDONTWRITEBYTECODE", "1"))
+    programs = f"{ENVIRONMENT}/bin" if sys.prefix != sys.base_prefix else str(Path(sys.base_prefix) / "bin")
+    path = f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return (("PATH", path), ("PYTHONPATH", SOURCE), ("PYTHONUNBUFFERED", "1"), ("PYTHONDONTWRITEBYTECODE", "1"))

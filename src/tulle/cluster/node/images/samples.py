@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 
 from tulle.cluster.node.images import debian, python
 from tulle.cluster.node.images.model import Image, ImageConfig, docker_hub
@@ -20,7 +19,7 @@ _ISTIO_REGISTRIES = (
 
 def _server(module: str, *arguments: str) -> tuple[str, ...]:
     # without site-packages the process is smaller and starts sooner: these servers use the standard library only
-    return (sys.executable, "-S", "-m", f"{_SERVERS}.{module}", *arguments)
+    return ("python", "-S", "-m", f"{_SERVERS}.{module}", *arguments)
 
 
 def _helloworld(version: str) -> Image:
@@ -29,7 +28,7 @@ def _helloworld(version: str) -> Image:
         about=f"Istio's helloworld sample, {version}: GET /hello on port 5000",
         config=ImageConfig(cmd=_server("helloworld"), env=(*python.environment(), ("SERVICE_VERSION", version))),
         recipe=python.root,
-        made_from=(debian.STATUS,),
+        made_from=(debian.STATUS, *python.origins()),
     )
 
 
@@ -41,7 +40,7 @@ HTTPBIN = Image(
     about="httpbin on port 80: /get, /headers, /status/N, /anything, /post, /delay/N and others",
     config=ImageConfig(cmd=_server("httpbin", "--port", "80"), env=python.environment()),
     recipe=python.root,
-    made_from=(debian.STATUS,),
+    made_from=(debian.STATUS, *python.origins()),
 )
 
 GO_HTTPBIN = Image(
@@ -49,5 +48,5 @@ GO_HTTPBIN = Image(
     about="httpbin on port 8080",
     config=ImageConfig(cmd=_server("httpbin", "--port", "8080"), env=python.environment()),
     recipe=python.root,
-    made_from=(debian.STATUS,),
+    made_from=(debian.STATUS, *python.origins()),
 )

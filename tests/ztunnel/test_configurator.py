@@ -1,0 +1,133 @@
+"""Resources in step with the mesh: made again only when they must be."""
+
+from __future__ import annotations
+
+from tulle.envoy.tls import mutual_client
+from tulle.xds import types
+from tulle.xds.proto import authorization_pb2, workload_pb2
+from tulle.xds.resources import ResourceMap
+from tulle.ztunnel.config.destination import Here
+from tulle.ztunnel.config.pod import LocalPod
+from tulle.ztunnel.configurator import Configurator
+from tulle.ztunnel.secrets import NodeSecrets
+
+from .fake_istiod import exact
+from .test_destination import VIP, service, workload
+
+NAME = f"out|client|{VIP}:80"
+
+
+def pod(number: int) -> LocalPod:
+    return LocalPod(f"uid-{number}", f"p-{number}", "shop", "cart", f"/run/x/{number}", "cluster.local")
+
+
+def encoded(*addresses: workload_pb2.Address) -> dict[str, bytes]:
+    found = {}
+    for address in addresses:
+        kind = address.WhichOneof("type")
+        name = address.workload.uid if kind == "workload" else f"{address.service.namespace}/{address.service.hostname}"
+        found[name] = address.SerializeToString()
+    return found
+
+
+def configured() -> Configurator:
+    configurator = Configurator(Here(), 15004)
+    configurator.apply_addresses(encoded(service(), workload("p-1", "10.0.0.1")), [])
+    configurator.add_pod(pod(1))
+    configurator.clusters.acquire(NAME)
+    return configurator
+
+
+def versions(*maps: ResourceMap) -> dict[str, str]:
+    return {entry.name: entry.version for found in maps for entry in found.entries()}
+
+
+def test_a_pod_is_three_listeners_and_one_table() -> None:
+    configurator = configured()
+    before = versions(configurator.listeners, configurator.routes, configurator.clusters)
+    configurator.add_pod(pod(2))
+    added = set(versions(configurator.listeners, configurator.routes, configurator.clusters)) - set(before)
+    assert added == {"pod/uid-2/outbound", "pod/uid-2/plaintext", "pod/uid-2/hbone", "pod/uid-2/inbound"}
+    configurator.remove_pod("uid-2")
+    assert versions(configurator.listeners, configurator.routes, configurator.clusters) == before
+
+
+def test_size_of_a_pod_does_not_grow_with_the_mesh() -> None:
+    def size(others: int) -> int:
+        configurator = configured()
+        more = [workload(f"w{n}", f"10.0.{n % 200}.7") for n in range(others)]
+        more += [service(name=f"s{n}", vip=f"10.96.{n % 200}.9") for n in range(others)]
+        configurator.apply_addresses(encoded(*more), [])
+        listeners = [entry for entry in configurator.listeners.entries() if entry.name.startswith("pod/")]
+        return sum(len(entry.wire) for entry in (*listeners, *configurator.routes.entries()))
+
+    small, large = size(0), size(3000)
+    assert large < small + 2000, "only the covering prefixes may add to it"
+    assert small < 12_000
+
+
+def test_a_change_of_policy_touches_no_listener_for_tunnels() -> None:
+    configurator = configured()
+    attached = workload("p-1", "10.0.0.1", authorization_policies=["shop/only"])
+    configurator.apply_addresses(encoded(attached), [])
+    listeners = versions(configurator.listeners)
+    table = versions(configurator.routes)
+    match = authorization_pb2.Match(principals=[exact("cluster.local/ns/a/sa/b")])
+    rule = authorization_pb2.Rule(clauses=[authorization_pb2.Clause(matches=[match])])
+    policy = authorization_pb2.Authorization(name="only", namespace="shop", scope=2, rules=[rule])
+    configurator.apply_policies({"shop/only": policy.SerializeToString()}, [])
+    changed = {name for name, version in versions(configurator.listeners).items() if listeners[name] != version}
+    assert changed <= {"pod/uid-1/plaintext"}
+    assert versions(configurator.routes) != table
+
+
+def test_only_destinations_in_use_exist_and_follow_the_mesh() -> None:
+    configurator = configured()
+    first = configurator.clusters.get(NAME)
+    assert first is not None
+    assert f"out|other|{VIP}:80" not in configurator.clusters
+    configurator.apply_addresses(encoded(workload("unrelated", "10.0.7.7", service="x/y")), [])
+    assert configurator.clusters.get(NAME) is first
+    configurator.apply_addresses(encoded(workload("second", "10.0.0.2")), [])
+    second = configurator.clusters.get(NAME)
+    assert second is not None
+    assert second.version != first.version
+    configurator.clusters.release(NAME)
+    assert NAME not in configurator.clusters
+
+
+def test_unknown_names_are_not_made() -> None:
+    configurator = configured()
+    configurator.clusters.acquire("something else")
+    assert "something else" not in configurator.clusters
+
+
+class _Source:
+    def __init__(self) -> None:
+        self.secrets = ResourceMap(types.SECRET)
+        self.demanded: list[str] = []
+
+    def demand(self, identity: str) -> None:
+        self.demanded.append(identity)
+
+
+def test_secrets_have_a_second_name_for_clients() -> None:
+    source = _Source()
+    served = NodeSecrets(source).secrets
+    served.acquire("client|spiffe://a")
+    assert source.demanded == ["spiffe://a"]
+    secret = secret_pb2.Secret(name="spiffe://a")
+    secret.tls_certificate.certificate_chain.inline_string = "chain"
+    source.secrets.set("spiffe://a", secret)
+    source.secrets.set("ROOTCA", secret_pb2.Secret(name="ROOTCA", validation_context={}))
+    assert set(served) == {"spiffe://a", "client|spiffe://a", "ROOTCA"}
+    client = served.get("client|spiffe://a")
+    assert client is not None
+    assert secret_pb2.Secret.FromString(client.body()).name == "client|spiffe://a"
+    source.secrets.remove("spiffe://a")
+    assert set(served) == {"ROOTCA"}
+
+
+def test_an_upstream_without_identity_cannot_be_written() -> None:
+    with pytest.raises(ValueError, match="cannot be verified"):
+        mutual_client([])
