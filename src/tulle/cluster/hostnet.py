@@ -166,8 +166,8 @@ def _neighbours(p: HostPlan, state: Path) -> list[HostPlan]:
 def _join(p: HostPlan, other: HostPlan) -> None:
     """A veth pair between two nodes, and on each side the routes to the other's pods and address.
 
-    The link has no addresses of its own: each side sends with its node address, so that a node is known by one address
-    everywhere. It ends with either namespace.
+    The link carries the two nodes' own addresses, so that a node is known by one address everywhere. It ends with either
+    namespace.
     """
     here, there = f"{NODE_LINK}{other.index}", f"{NODE_LINK}{p.index}"
     # A namespace is torn down in the background: the far end of an earlier link may still be there.
@@ -177,8 +177,8 @@ def _join(p: HostPlan, other: HostPlan) -> None:
         _batch(
             [
                 f"link set {link} up",
-                f"route add {far.node_ip}/32 dev {link} src {near.node_ip}",
-                f"route add {far.pod_cidr} via {far.node_ip} dev {link} onlink src {near.node_ip}",
+                f"addr add {near.node_ip} peer {far.node_ip} dev {link}",
+                f"route add {far.pod_cidr} via {far.node_ip} dev {link} src {near.node_ip}",
             ],
             netns=near.netns,
         )

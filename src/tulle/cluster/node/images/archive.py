@@ -43,7 +43,7 @@ def unpack(path: Path, target: Path) -> Iterator[ArchivedImage]:
     """Unpack the archive into `target` and describe its images. Raises ArchiveError."""
     try:
         with tarfile.open(path) as archive:
-            archive.extractall(target, filter="data")
+            extract(archive, archive.getmembers(), target)
     except (tarfile.TarError, OSError) as error:
         raise ArchiveError(str(error)) from error
     if (target / "manifest.json").exists():
@@ -145,13 +145,9 @@ def extract_layers(image: ArchivedImage, base: Path) -> tuple[str, ...]:
 
 
 def _extract(archive: tarfile.TarFile, directory: Path) -> None:
-    plain: list[tarfile.TarInfo] = []
-    removals: Sequence[tarfile.TarInfo] = [m for m in archive.getmembers() if Path(m.name).name.startswith(_WHITEOUT)]
-    for member in archive.getmembers():
-        if member not in removals and not member.isdev():
-            plain.append(member)
-    # owners and set-uid bits are part of an image; names that lead out of the directory are refused by the filter
-    archive.extractall(directory, members=plain, filter=_member, numeric_owner=True)  # noqa: S202 - filtered
+    members = archive.getmembers()
+    removals = [member for member in members if Path(member.name).name.startswith(_WHITEOUT)]
+    extract(archive, [member for member in members if member not in removals and not member.isdev()], directory)
     for member in removals:
         path = Path(member.name)
         folder = (directory / path.parent).resolve()
@@ -165,6 +161,22 @@ def _extract(archive: tarfile.TarFile, directory: Path) -> None:
             os.mknod(folder / path.name.removeprefix(_WHITEOUT), 0o020000, 0)
 
 
-def _member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    checked = tarfile.tar_filter(member, path)
-    return checked.replace(mode=member.mode, uid=member.uid, gid=member.gid, deep=False)
+def extract(archive: tarfile.TarFile, members: Sequence[tarfile.TarInfo], directory: Path) -> None:
+    """Unpack members with the owners and modes they have. Raises ArchiveError for one that would land elsewhere.
+
+    The checks are made here because the `filter` of newer `tarfile` modules is not in every Python 3.11.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    root = directory.resolve()
+    archive.extraction_filter = staticmethod(lambda member, _path: member)  # checked below, one by one
+    for member in members:
+        _refuse_outside(root, member.name)
+        if member.islnk():
+            _refuse_outside(root, member.linkname)
+        archive.extract(member, directory, numeric_owner=True)
+
+
+def _refuse_outside(root: Path, name: str) -> None:
+    # Resolved at the moment of unpacking: an earlier member may be a symbolic link that leads out.
+    if name.startswith("/") or not (root / name).resolve().is_relative_to(root) or ".." in Path(name).parts:
+        raise ArchiveError(f"{name} leads out of the image")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from tulle.cluster.node.images import debian, python
 from tulle.cluster.node.images.model import Image, ImageConfig, docker_hub
 
