@@ -112,10 +112,11 @@ class Tables:
     def services_of(self, uid: Uid) -> dict[ServiceKey, dict[str, int]]:
         """The services a workload stands behind, each with the target port of every port name."""
         found: dict[ServiceKey, dict[str, int]] = {}
-        for key in self._groups_of_workload.get(uid, ()):
+        # Sorted, because where two groups disagree on a port the result must not depend on which was heard of first.
+        for key in sorted(self._groups_of_workload.get(uid, ())):
             self._collect(found, self.groups[key], self._members[key][uid].ports)
         record = self.workloads.get(uid)
-        for key in self._selecting_in.get(record.namespace, ()) if record else ():
+        for key in sorted(self._selecting_in.get(record.namespace, ())) if record else ():
             group = self.groups[key]
             assert record is not None
             if group.selector and matches_labels(group.selector, record.labels):
