@@ -200,30 +200,30 @@ CONFIGURED: dict[str, Any] = pod(
     "conf",
     {
         "name": "c",
-        "command": ["sh", "-c", "cat /work/init; touch /work/ready; trap 'exit 0' TERM; while :; do sleep 0.1; done"],
+        "command": ["sh", "-c", "cat /scratch/init; touch /scratch/ready; trap 'exit 0' TERM; while :; do sleep 0.1; done"],
         "env": [
             {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}},
             {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         ],
         "volumeMounts": [
-            {"name": "work", "mountPath": "/work"},
+            {"name": "work", "mountPath": "/scratch"},
             {"name": "cm", "mountPath": "/cm"},
             {"name": "s", "mountPath": "/s"},
         ],
-        "readinessProbe": {"exec": {"command": ["cat", "/work/ready"]}, "periodSeconds": 1},
+        "readinessProbe": {"exec": {"command": ["cat", "/scratch/ready"]}, "periodSeconds": 1},
         "livenessProbe": {
-            "exec": {"command": ["sh", "-c", "! test -e /work/die"]},
+            "exec": {"command": ["sh", "-c", "! test -e /scratch/die"]},
             "periodSeconds": 1,
             "failureThreshold": 1,
         },
-        "lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo hook > /work/hook"]}}},
+        "lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", "echo hook > /scratch/hook"]}}},
     },
     initContainers=[
         {
             "name": "i",
             "image": "busybox",
-            "command": ["sh", "-c", "echo from-init > /work/init"],
-            "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+            "command": ["sh", "-c", "echo from-init > /scratch/init"],
+            "volumeMounts": [{"name": "work", "mountPath": "/scratch"}],
         },
         {"name": "side", "image": "busybox", "restartPolicy": "Always", "command": ["sleep", "1000"]},
     ],
@@ -243,7 +243,7 @@ async def configuration(c: Cluster) -> None:
     await c.kubectl("create", "secret", "generic", "s", "--from-literal=pw=x")
     await c.until("conf", ready)
     assert (
-        await c.kubectl("exec", "conf", "-c", "c", "--", "sh", "-c", "echo $A $IP $(cat /cm/a /s/pw /work/hook)")
+        await c.kubectl("exec", "conf", "-c", "c", "--", "sh", "-c", "echo $A $IP $(cat /cm/a /s/pw /scratch/hook)")
         == "1 10.244.0.9 1xhook\n"
     )
     assert await c.kubectl("logs", "conf", "-c", "c") == "from-init\n"
@@ -252,7 +252,7 @@ async def configuration(c: Cluster) -> None:
 
 
 async def liveness(c: Cluster) -> None:
-    await c.kubectl("exec", "conf", "-c", "c", "--", "touch", "/work/die")
+    await c.kubectl("exec", "conf", "-c", "c", "--", "touch", "/scratch/die")
     found = await c.until("conf", lambda d: container_status(d).get("restartCount", 0) >= 1)
     assert "Liveness probe failed" in await c.kubectl("describe", "pod", "conf")
     assert found["status"]["phase"] == "Running"
