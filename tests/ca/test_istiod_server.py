@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -236,4 +237,6 @@ async def shown(istiod: Istiod) -> x509.Certificate:
     _, writer = await asyncio.open_connection("127.0.0.1", istiod.listening.port, ssl=context)
     der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
     return x509.load_der_x509_certificate(der)

@@ -26,6 +26,14 @@ def static_bootstrap(directory: Path) -> tuple[dict[str, Any], UnixSocket]:
     return config, admin
 
 
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def left_over(directory: Path) -> list[Path]:
+    return list(directory.glob("*.json"))
+
+
 def envoy(directory: Path, **more: Any) -> EnvoyProcess:
     config, admin = static_bootstrap(directory)
     options = EnvoyOptions(concurrency=1, stop_grace=2, restart=Restart(first=0.01))
@@ -43,9 +51,9 @@ async def test_life(tmp_path: Path) -> None:
     pid = process.pid
     assert pid is not None
     await process.stop()
-    assert not Path(f"/proc/{pid}").exists()
+    assert not alive(pid)
     assert states == [EnvoyState.STARTING, EnvoyState.LIVE, EnvoyState.STOPPING, EnvoyState.STOPPED]
-    assert list(tmp_path.glob("*.json")) == [], "the bootstrap file is removed"
+    assert left_over(tmp_path) == [], "the bootstrap file is removed"
     await process.stop()
 
 

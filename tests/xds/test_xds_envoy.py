@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class World:
     path: Path
     maps: dict[str, ResourceMap]
     rejections: list[Rejection] = field(default_factory=list)
+    envoy: EnvoyProcess = field(init=False)
 
     async def serve(self) -> None:
         self.ads = AdsServer(lambda _, url: self.maps.get(url), on_rejection=self._rejected)
@@ -119,21 +121,31 @@ def listener(name: str, path: Path, *, secret: str = "", chains: bool = True) ->
     return ParseDict(document, listener_pb2.Listener())
 
 
-async def application(path: Path, answer: str) -> asyncio.Server:
+@asynccontextmanager
+async def application(path: Path, answer: str) -> AsyncIterator[None]:
+    """An HTTP server that always says the same; ends when its connections have."""
+    open_connections: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (await reader.readuntil(b"\r\n\r\n")) if not reader.at_eof() else b"":
-            writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode())
-            await writer.drain()
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode())
+                await writer.drain()
+        await closed(writer)
 
-    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await serve(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the peer is done
-        finally:
-            writer.close()
+    def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_connections.add(asyncio.create_task(serve(reader, writer)))
 
-    return await asyncio.start_unix_server(connection, path)
+    async with await asyncio.start_unix_server(connection, path):
+        yield
+        if open_connections:
+            await asyncio.wait(open_connections)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 @pytest.fixture
@@ -141,20 +153,17 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     path = tmp_path_factory.mktemp("x")
     made = World(path, {url: ResourceMap(url) for url in _URLS})
     await made.serve()
-    apps = [await application(path / f"{name}.sock", name) for name in ("a", "b")]
     admin = UnixSocket(f"{path}/admin.sock")
     document = bootstrap(NodeInfo("test", "test"), xds=UnixSocket(f"{path}/xds.sock"), admin=admin)
     envoy = EnvoyProcess(
         find_envoy(), document, run_dir=path / "run", admin=admin, options=EnvoyOptions(concurrency=1), name="test"
     )
-    await envoy.start()
-    made.envoy = envoy  # type: ignore[attr-defined]
-    yield made
-    await envoy.stop()
-    await made.server.stop(0)
-    for app in apps:
-        app.close()
-        await app.wait_closed()
+    made.envoy = envoy
+    async with application(path / "a.sock", "a"), application(path / "b.sock", "b"):
+        await envoy.start()
+        yield made
+        await envoy.stop()
+        await made.server.stop(0)
 
 
 async def test_configuration_by_ads(world: World) -> None:
@@ -168,7 +177,7 @@ async def test_configuration_by_ads(world: World) -> None:
 
 async def test_empty_configuration_makes_envoy_live(world: World) -> None:
     async with asyncio.timeout(20):
-        await world.envoy.wait_live()  # type: ignore[attr-defined]
+        await world.envoy.wait_live()
 
 
 async def test_a_route_moves_to_a_new_cluster_without_a_failed_request(world: World) -> None:
@@ -293,5 +302,5 @@ async def presented(path: Path) -> bytes:
     except OSError:
         return b""
     der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.close()
+    await closed(writer)
     return ssl.DER_cert_to_PEM_cert(der).encode()

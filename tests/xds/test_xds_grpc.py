@@ -178,6 +178,22 @@ async def test_denied_client_is_told_nothing(running: Running) -> None:
     assert ended.details() == "permission denied"
 
 
+async def test_a_root_certificate_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    attempts: list[int] = []
+    connect = channels.tls("localhost:1", tmp_path / "root.pem")
+
+    def counted() -> grpc.aio.Channel:
+        attempts.append(1)
+        return connect()
+
+    ads = AdsClient(counted, base_pb2.Node(id="n"), {types.ADDRESS: Store()}, backoff=Backoff(first=0.01, cap=0.02))
+    task = asyncio.create_task(ads.run())
+    async with asyncio.timeout(60):
+        await until(lambda: len(attempts) > 2)
+    assert not task.done()
+    await end(task)
+
+
 class Silent(AdsServer):
     """A server that takes requests and never answers."""
 

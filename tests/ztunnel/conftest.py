@@ -18,12 +18,13 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces ne
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     directory: Path = tmp_path_factory.mktemp("node")
-    with lab_of("tk-zt", "10.244.77", "hello-1", "hello-2", "test-1", "web-1", "out-1") as lab:
+    with lab_of("tk-zt", "10.244.77", "hello-1", "hello-2", "test-1", "web-1", "out-1", "test-2") as lab:
         node = await Node.start(directory, lab)
         try:
             describe(node)
             node.start_proxy()
             await node.pods("hello-1", "hello-2", "test-1", "web-1")
+            assert await node.hand_over("test-2", service_account="other") == ""
             yield node
             assert await node.stop_proxy() == 0
             assert "Envoy rejected configuration" not in node.log.read_text()

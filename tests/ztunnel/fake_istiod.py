@@ -65,7 +65,9 @@ class FakeIstiod:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "request authenticate failure")
         identity = request.metadata.fields["ImpersonatedIdentity"].string_value
         self.signed.append(identity)
-        return ca_pb2.IstioCertificateResponse(cert_chain=self.authority.sign(request.csr.encode(), identity))
+        lifetime = datetime.timedelta(seconds=request.validity_duration)
+        chain = self.authority.sign(request.csr.encode(), identity, lifetime)
+        return ca_pb2.IstioCertificateResponse(cert_chain=chain)
 
     # -- state --------------------------------------------------------------------------------------------------------
 

@@ -36,5 +36,7 @@ def describe(node: Node) -> None:
     """Workloads of every captured pod, and one service in front of hello-1."""
     for name in ("hello-2", "test-1", "web-1"):
         node.istiod.workload(name, name.partition("-")[0], node.lab.pods[name].ip)
+    if "test-2" in node.lab.pods:
+        node.istiod.workload("test-2", "test", node.lab.pods["test-2"].ip, service_account="other")
     hello(node)
     helloworld(node)

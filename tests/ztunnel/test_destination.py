@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tulle.xds.proto import workload_pb2
 from tulle.ztunnel.config.cluster import cluster_of
 from tulle.ztunnel.config.destination import Destination, Here, Kind, decide
-from tulle.ztunnel.config.names import Target, authority, destination_format, parse_destination
+from tulle.ztunnel.config.names import Target, authority, direct_format, parse_destination, service_format
 from tulle.ztunnel.state.mesh import Mesh
 
 HERE = Here(cluster_id="Kubernetes", node="n1")
@@ -60,7 +60,9 @@ def _name(address: Any) -> str:
     return f"{address.service.namespace}/{address.service.hostname}"
 
 
-def to(state: Mesh, address: str = VIP, port: int = 80, namespace: str = "client", here: Here = HERE) -> Destination:
+def to(
+    state: Mesh, address: str = VIP, port: int | None = 80, namespace: str = "client", here: Here = HERE
+) -> Destination:
     return decide(state, here, Target(namespace, ip_address(address), port))
 
 
@@ -223,12 +225,33 @@ def test_explained_refusals_only_for_http_ports_of_services_that_want_them() -> 
 
 @given(st.ip_addresses(), st.integers(1, 65535), st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True))
 def test_names_of_destinations_read_back(address: Any, port: int, namespace: str) -> None:
-    target = Target(namespace, address, port)
-    assert parse_destination(target.cluster) == target
-    rendered = destination_format(namespace).replace("%DOWNSTREAM_LOCAL_ADDRESS%", authority(address, port))
-    assert rendered == target.cluster
+    of_service, direct = Target(namespace, address, port), Target(namespace, address, None)
+    assert parse_destination(of_service.cluster) == of_service
+    assert parse_destination(direct.cluster) == direct
+    where = service_format(namespace).replace("%DOWNSTREAM_LOCAL_ADDRESS%", authority(address, port))
+    assert where == of_service.cluster
+    assert direct_format(namespace).replace("%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", str(address)) == direct.cluster
 
 
-@pytest.mark.parametrize("name", ["shared/plain", "out|ns|nonsense", "out|ns", "out|ns|1.2.3.4:x", "out|ns|1.2.3:4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shared/plain",
+        "service|ns|nonsense",
+        "service|ns",
+        "service|ns|1.2.3.4:x",
+        "service|ns|1.2.3.4",
+        "other|ns|1.2.3.4:4",
+    ],
+)
 def test_other_names_are_no_destinations(name: str) -> None:
     assert parse_destination(name) is None
+
+
+def test_direct_destinations_are_for_every_port() -> None:
+    state = mesh(service(), workload("a", "10.0.0.1"), workload("b", "10.0.0.2", tunnel_protocol=workload_pb2.NONE))
+    assert hops(to(state, "10.0.0.1", None)) == [[("10.0.0.1", "10.0.0.1", (CART,))]]
+    assert hops(to(state, "10.0.0.2", None)) == [[("10.0.0.2", "10.0.0.2", ())]]
+    unknown = to(state, "10.0.0.3", None)
+    assert (hops(unknown), unknown.known) == ([[("10.0.0.3", "10.0.0.3", ())]], False)
+    assert to(state, VIP, None).kind is Kind.REFUSE

@@ -89,6 +89,48 @@ async def test_no_certificate_no_traffic(bare: Node) -> None:
     assert await bare.stop_proxy() == 0
 
 
+async def test_certificates_are_renewed_on_both_sides(bare: Node) -> None:
+    """With certificates of ten seconds, connections made after the first ones ended still verify."""
+    bare.start_proxy(SECRET_TTL="10s")
+    await bare.pods("hello-1", "hello-2", "test-1")
+    assert (await bare.curl("test-1", URL)).code == 0
+    await bare.eventually(lambda: _signed(bare, 3), seconds=30)
+    second = f"http://{bare.lab.pods['hello-2'].ip}:5000/x"
+    assert (await bare.curl("test-1", second)).code == 0, "a connection that was not there before"
+    (answer,) = await bare.tunnels(
+        "out-1",
+        bare.lab.pods["hello-1"].ip,
+        "spiffe://cluster.local/ns/test/sa/default",
+        {"authority": f"{bare.lab.pods['hello-1'].ip}:5000"},
+    )
+    assert answer["status"] == 200
+    assert await bare.stop_proxy() == 0
+
+
+async def _signed(node: Node, times: int) -> bool:
+    """Every identity has been signed that often: the first certificates have ended."""
+    return all(node.istiod.signed.count(identity) >= times for identity in set(node.istiod.signed))
+
+
+async def test_a_pod_that_went_and_one_that_got_its_address(bare: Node) -> None:
+    """The same address is first one identity, then nobody, then another one."""
+    bare.start_proxy()
+    await bare.pods("hello-1", "test-1")
+    target = f"http://{bare.lab.pods['hello-1'].ip}:5000/x"
+    for _ in range(2):
+        assert (await bare.curl("test-1", target)).code == 0
+        bare.istiod.remove("Kubernetes//Pod/hello/hello-1")
+        await bare.settled()
+        assert (await bare.curl("test-1", target, timeout=1)).code != 0
+        hello(bare, service_account="impostor")
+        await bare.settled()
+        assert await bare.many(5, "test-1", target) == {56: 5}
+        hello(bare)
+        await bare.settled()
+    assert (await bare.curl("test-1", target)).code == 0
+    assert await bare.stop_proxy() == 0
+
+
 async def test_pods_come_and_go_without_disturbing_others(bare: Node) -> None:
     bare.start_proxy()
     await bare.pods("hello-1", "test-1")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tulle.xds.client import Rejected
 from tulle.xds.proto import authorization_pb2, workload_pb2
-from tulle.ztunnel.config.prefixes import LIMIT, MeshPrefixes
+from tulle.ztunnel.config.prefixes import LIMIT, GrowingPrefixes, divide
 from tulle.ztunnel.dependents import Dependents
 from tulle.ztunnel.state.mesh import Mesh, PartlyRejected, address_key, service_key
 from tulle.ztunnel.state.model import NetworkAddress
@@ -72,16 +72,17 @@ def test_of_an_unreadable_policy_the_version_before_stays() -> None:
     assert state.policies == {}
 
 
-def test_routed_addresses() -> None:
+def test_what_is_routed() -> None:
     state = mesh(service(), workload("a", "10.0.0.1"), workload("b", "10.0.0.2", tunnel_protocol=workload_pb2.NONE))
-    routed = {ip: state.routed(NetworkAddress("", ip_address(ip))) for ip in (VIP, "10.0.0.1", "10.0.0.2", "9.9.9.9")}
-    assert routed == {VIP: True, "10.0.0.1": True, "10.0.0.2": False, "9.9.9.9": False}
+    addresses = {ip: NetworkAddress("", ip_address(ip)) for ip in (VIP, "10.0.0.1", "10.0.0.2", "9.9.9.9")}
+    assert [ip for ip, at in addresses.items() if state.is_service(at)] == [VIP]
+    assert [ip for ip, at in addresses.items() if state.is_routed_workload(at)] == ["10.0.0.1"]
 
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.ip_addresses(), max_size=100), max_size=5))
 def test_prefixes_cover_all_and_stay_few(batches: list[list[Any]]) -> None:
-    prefixes = MeshPrefixes()
+    prefixes = GrowingPrefixes()
     seen: list[Any] = []
     for batch in batches:
         before = prefixes.networks()
@@ -96,10 +97,24 @@ def test_prefixes_cover_all_and_stay_few(batches: list[list[Any]]) -> None:
 
 
 def test_prefixes_of_one_cluster_are_a_handful() -> None:
-    prefixes = MeshPrefixes()
+    prefixes = GrowingPrefixes()
     prefixes.add(ip_address(f"10.244.{node}.{pod}") for node in range(60) for pod in range(1, 20))
     assert len(prefixes.networks()) <= 6
     assert not prefixes.add([ip_address("10.244.3.200")])
+
+
+@given(st.lists(st.ip_addresses(), max_size=40), st.lists(st.ip_addresses(), max_size=40))
+def test_prefixes_are_divided_without_overlap(services: list[Any], others: list[Any]) -> None:
+    of_services, of_others = GrowingPrefixes(), GrowingPrefixes()
+    of_services.add(services)
+    of_others.add(others)
+    found = divide(of_services.networks(), of_others.networks())
+    for address in services:
+        assert any(address in network for network in found.services if network.version == address.version)
+        assert not any(address in network for network in found.direct if network.version == address.version)
+    for address in others:
+        everything = (*found.services, *found.direct)
+        assert any(address in network for network in everything if network.version == address.version)
 
 
 class Model:

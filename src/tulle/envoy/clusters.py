@@ -84,15 +84,25 @@ def static_cluster(
 
 
 def original_destination_cluster(
-    name: str, *, from_header: str = "", fragment: cluster_pb2.Cluster | None = None
+    name: str,
+    *,
+    from_header: str = "",
+    port: int = 0,
+    http2: bool = False,
+    fragment: cluster_pb2.Cluster | None = None,
 ) -> cluster_pb2.Cluster:
-    """Connects to where the connection was going, or to the address in the request header `from_header`."""
+    """Connects to where the connection was going, or to the address in the request header `from_header`.
+
+    port: in the place of the port that it was going to.
+    """
     cluster = cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.ORIGINAL_DST)
     cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
     if from_header:
         cluster.original_dst_lb_config.use_http_header = True
         cluster.original_dst_lb_config.http_header_name = from_header
-    return _finish(cluster, http2=False, fragment=fragment)
+    if port:
+        cluster.original_dst_lb_config.upstream_port_override.value = port
+    return _finish(cluster, http2, fragment)
 
 
 def _finish(cluster: cluster_pb2.Cluster, http2: bool, fragment: cluster_pb2.Cluster | None) -> cluster_pb2.Cluster:

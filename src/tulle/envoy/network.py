@@ -17,7 +17,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 
-from tulle.envoy.wire import extension, from_ads, pack, seconds
+from tulle.envoy.bootstrap import ADS_CLUSTER
+from tulle.envoy.wire import extension, from_ads, from_own_stream, pack, seconds
 
 #: HTTP/2 windows and limits between proxies: 4 MiB per stream, 16 MiB per connection (spec D8).
 STREAM_WINDOW: Final = 4 << 20
@@ -81,7 +82,7 @@ def tcp_proxy(
         config.tunneling_config.hostname = tunnel.authority
         config.tunneling_config.headers_to_add.extend(header.option() for header in tunnel.headers)
     if on_demand_timeout is not None:
-        config.on_demand.odcds_config.CopyFrom(from_ads())
+        config.on_demand.odcds_config.CopyFrom(from_own_stream(ADS_CLUSTER))
         config.on_demand.timeout.CopyFrom(seconds(on_demand_timeout))
     if connect_attempts > 1:
         config.max_connect_attempts.value = connect_attempts

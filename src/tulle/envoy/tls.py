@@ -66,12 +66,34 @@ def mutual_client(peers: Sequence[str]) -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def internal_upstream() -> base_pb2.TransportSocket:
-    """For endpoints that are internal listeners: hands the connection's shared filter state over to them."""
-    raw = base_pb2.TransportSocket(
+def one_client(certificate: str, trust_domain: str) -> base_pb2.TransportSocket:
+    """Upstream TLS of a proxy that has one identity: presents the SDS secret `certificate` and accepts `trust_domain`.
+
+    Which peer of the trust domain a connection must reach is said by its filter state, as the one SAN to accept.
+    """
+    context = tls_pb2.UpstreamTlsContext()
+    common = context.common_tls_context
+    _common(common)
+    common.tls_certificate_sds_secret_configs.append(_sds(certificate))
+    _validate(common, [string_pb2.StringMatcher(prefix=f"spiffe://{trust_domain}/")])
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def plaintext() -> base_pb2.TransportSocket:
+    """No TLS."""
+    return base_pb2.TransportSocket(
         name="envoy.transport_sockets.raw_buffer", typed_config=pack(raw_buffer_pb2.RawBuffer())
     )
-    config = internal_upstream_pb2.InternalUpstreamTransport(transport_socket=raw)
+
+
+def internal_upstream(*metadata: str) -> base_pb2.TransportSocket:
+    """For endpoints that are internal listeners: hands the connection's shared filter state over to them.
+
+    The endpoint's metadata under the names `metadata` goes along, as dynamic metadata of the accepted connection.
+    """
+    config = internal_upstream_pb2.InternalUpstreamTransport(transport_socket=plaintext())
+    for name in metadata:
+        config.passthrough_metadata.add(name=name).kind.host.SetInParent()
     return base_pb2.TransportSocket(name="envoy.transport_sockets.internal_upstream", typed_config=pack(config))
 
 

@@ -48,3 +48,17 @@ def from_ads() -> config_source_pb2.ConfigSource:
     source.ads.SetInParent()
     source.initial_fetch_timeout.CopyFrom(seconds(0))
     return source
+
+
+def from_own_stream(cluster: str) -> config_source_pb2.ConfigSource:
+    """A config source with a gRPC stream of its own to the xDS server `cluster`.
+
+    For clusters on demand, which are not to be mixed with "all clusters" of the ADS stream.
+    """
+    source = config_source_pb2.ConfigSource(resource_api_version=2)
+    api = source.api_config_source
+    api.api_type = config_source_pb2.ApiConfigSource.DELTA_GRPC
+    api.transport_api_version = 2
+    api.set_node_on_first_message_only = True
+    api.grpc_services.add().envoy_grpc.cluster_name = cluster
+    return source

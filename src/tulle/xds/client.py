@@ -114,12 +114,19 @@ class AdsClient:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         while True:
-            async with self._channel_factory() as channel:
-                ended = await self.stream(channel)
+            ended = await self._attempt()
             if ended is not None and not isinstance(ended, _BROKEN):
                 raise ended
             _log.info("xds_stream_ended", reason=_words(ended))
             await asyncio.sleep(self._backoff.pause())
+
+    async def _attempt(self) -> BaseException | None:
+        try:
+            channel = self._channel_factory()
+        except OSError as error:  # the root certificate cannot be read (yet)
+            return error.with_traceback(None)
+        async with channel:
+            return await self.stream(channel)
 
     async def stream(self, channel: grpc.aio.Channel) -> BaseException | None:
         """Speak on one stream until it ends; returns the reason (``None`` if the server ended it in order).

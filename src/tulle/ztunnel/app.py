@@ -53,10 +53,17 @@ class NodeProxy:
         maps = {
             types.LISTENER: self.configurator.listeners,
             types.ROUTES: self.configurator.routes,
-            types.CLUSTER: self.configurator.clusters,
+            types.CLUSTER: self.configurator.shared_clusters,
             types.SECRET: NodeSecrets(self._certificates).secrets,
         }
-        self.envoy = NodeEnvoy(maps, settings.run_dir, settings.node_id, settings.concurrency, settings.envoy_log_level)
+        self.envoy = NodeEnvoy(
+            maps,
+            self.configurator.clusters,
+            settings.run_dir,
+            node_id=settings.node_id,
+            concurrency=settings.concurrency,
+            log_level=settings.envoy_log_level,
+        )
         self._istiod = AdsClient(
             channels.tls(settings.xds, settings.root_cert_path, server_name=settings.xds_server_name),
             _node(settings),

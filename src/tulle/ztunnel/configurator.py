@@ -6,6 +6,7 @@ out.  Each derived resource is made again only when something it looked at has c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -18,16 +19,18 @@ from tulle.ztunnel.config.access import route_table
 from tulle.ztunnel.config.cluster import cluster_of
 from tulle.ztunnel.config.destination import Destination, Here, Kind, decide
 from tulle.ztunnel.config.local_access import LocalAccess, local_access
+from tulle.ztunnel.config.names import Target
 from tulle.ztunnel.config.pod import LocalPod, hbone_listener, outbound_listener, plaintext_listener
-from tulle.ztunnel.config.prefixes import MeshPrefixes
+from tulle.ztunnel.config.prefixes import GrowingPrefixes, Prefixes, divide
 from tulle.ztunnel.dependents import Dependents
 from tulle.ztunnel.state.mesh import Key, Mesh, PartlyRejected
 from tulle.ztunnel.state.model import NetworkAddress
 
 _log = structlog.get_logger("tulle.ztunnel")
 
-#: Destinations that are kept ready; one beyond that is refused until others go.
-MAX_DESTINATIONS: Final = 20_000
+#: Destinations that are not of the mesh, or refused, that the clients of one namespace may have.  Those beyond are closed,
+#: so that a pod that scans addresses cannot fill Envoy's memory.
+MAX_STRAY: Final = 1024
 
 
 class Configurator:
@@ -38,14 +41,18 @@ class Configurator:
         self.pods: dict[str, LocalPod] = {}
         self.listeners = ResourceMap(types.LISTENER)
         self.routes = ResourceMap(types.ROUTES)
+        self.shared_clusters = ResourceMap(types.CLUSTER)
         self.clusters = ResourceMap(types.CLUSTER, on_wanted=self._wanted, on_unwanted=self._unwanted)
         self.access: dict[str, LocalAccess] = {}
         self.destinations: dict[str, Destination] = {}
         self._here = here
-        self._prefixes = MeshPrefixes()
+        self._service_prefixes = GrowingPrefixes()
+        self._direct_prefixes = GrowingPrefixes()
+        self._prefixes = Prefixes()
         self._looked_at = Dependents()
+        self._stray: Counter[str] = Counter()
         for cluster in shared.clusters(sink_port):
-            self.clusters.set(cluster.name, cluster)
+            self.shared_clusters.set(cluster.name, cluster)
         for listener in shared.listeners(sink_port):
             self.listeners.set(listener.name, listener)
 
@@ -80,12 +87,13 @@ class Configurator:
                 self._write_destination(name)
 
     def _cover(self, touched: Iterable[Key]) -> bool:
-        addresses = [
-            name.address
-            for _, name in touched
-            if isinstance(name, NetworkAddress) and name.network == self._here.network and self.mesh.routed(name)
-        ]
-        return self._prefixes.add(addresses)
+        """Have the prefixes cover what is new; whether they changed."""
+        found = [name for _, name in touched if isinstance(name, NetworkAddress) and name.network == self._here.network]
+        services = self._service_prefixes.add(name.address for name in found if self.mesh.is_service(name))
+        direct = self._direct_prefixes.add(name.address for name in found if self.mesh.is_routed_workload(name))
+        if services or direct:
+            self._prefixes = divide(self._service_prefixes.networks(), self._direct_prefixes.networks())
+        return services or direct
 
     # -- pods of this node --------------------------------------------------------------------------------------------
 
@@ -125,24 +133,25 @@ class Configurator:
 
     def _write_outbound(self, pod: LocalPod) -> None:
         own = self.access[pod.uid].access.addresses
-        outbound = outbound_listener(pod, own, self._prefixes.networks())
+        outbound = outbound_listener(pod, own, self._prefixes)
         self.listeners.set(outbound.name, outbound)
 
     # -- destinations in use ------------------------------------------------------------------------------------------
 
     def _wanted(self, name: str) -> None:
-        """Envoy asks for a cluster by name: a pod uses that destination for the first time."""
-        if names.parse_destination(name) is None:
-            return
-        if len(self.destinations) >= MAX_DESTINATIONS:
-            _log.error("too many destinations", destination=name, limit=MAX_DESTINATIONS)
-            return
-        self._write_destination(name)
+        """Envoy asks for a cluster by name: a pod uses that destination for the first time.  It asks only once."""
+        if names.parse_destination(name) is not None:
+            self._write_destination(name)
 
     def _unwanted(self, name: str) -> None:
-        if self.destinations.pop(name, None) is not None:
-            self._looked_at.forget(name)
-            self.clusters.remove(name)
+        """Envoy is not there any more, or has been started again."""
+        before = self.destinations.pop(name, None)
+        target = names.parse_destination(name)
+        if before is None or target is None:
+            return
+        self._stray[target.namespace] -= _is_stray(before)
+        self._looked_at.forget(name)
+        self.clusters.remove(name)
 
     def _write_destination(self, name: str) -> None:
         target = names.parse_destination(name)
@@ -154,6 +163,26 @@ class Configurator:
         self.destinations[name] = now
         if before == now:
             return
+        self._stray[target.namespace] += _is_stray(now) - (before is not None and _is_stray(before))
+        if self._kept(target, before, now):
+            self.clusters.set(name, cluster_of(target, now))
+        else:
+            self.clusters.remove(name)
+
+    def _kept(self, target: Target, before: Destination | None, now: Destination) -> bool:
+        """Whether a destination is worth a cluster: addresses that have left the mesh, and too many strays, are not.
+
+        Envoy does not ask again for what it has asked for, so a destination that comes back is sent unasked.
+        """
         if now.kind is Kind.REFUSE:
-            _log.warning("destination refused", destination=name, reason=now.reason)
-        self.clusters.set(name, cluster_of(target, now))
+            _log.warning("destination refused", destination=target.cluster, reason=now.reason)
+        if before is not None and before.known and not now.known:
+            return False
+        if before is None and _is_stray(now) and self._stray[target.namespace] > MAX_STRAY:
+            _log.error("too many destinations outside of the mesh", destination=target.cluster, limit=MAX_STRAY)
+            return False
+        return True
+
+
+def _is_stray(destination: Destination) -> bool:
+    return not destination.known or destination.kind is Kind.REFUSE

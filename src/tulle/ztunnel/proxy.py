@@ -15,6 +15,7 @@ from tulle.envoy.process import EnvoyOptions, EnvoyProcess, EnvoyState
 from tulle.xds.delta import Rejection
 from tulle.xds.resources import ResourceMap
 from tulle.xds.server import AdsServer, ClientNode
+from tulle.ztunnel.ondemand import OnDemandServer
 
 _log = structlog.get_logger("tulle.ztunnel")
 
@@ -29,12 +30,20 @@ _RUNTIME: Final = {
 
 
 class NodeEnvoy:
-    """One Envoy for all pods of the node.  `maps` are the resources by type."""
+    """One Envoy for all pods of the node.  `maps` are the resources by type, `on_demand` clusters that it asks for."""
 
     def __init__(
-        self, maps: Mapping[str, ResourceMap], run_dir: Path, node_id: str, concurrency: int, log_level: str
+        self,
+        maps: Mapping[str, ResourceMap],
+        on_demand: ResourceMap,
+        run_dir: Path,
+        *,
+        node_id: str,
+        concurrency: int,
+        log_level: str,
     ) -> None:
         self._maps = maps
+        self._on_demand = on_demand
         self._socket = run_dir / "xds.sock"
         self._run_dir = run_dir
         self._server: grpc.aio.Server | None = None
@@ -61,6 +70,7 @@ class NodeEnvoy:
         self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._server = grpc.aio.server()
         AdsServer(lambda _, type_url: self._maps.get(type_url), on_rejection=self._rejected).add_to(self._server)
+        OnDemandServer(lambda *_: self._on_demand, on_rejection=self._rejected).add_to(self._server)
         self._socket.unlink(missing_ok=True)
         self._server.add_insecure_port(f"unix:{self._socket}")
         await self._server.start()

@@ -2,7 +2,8 @@
 
 Every resource is named after what it belongs to, so that configuration is read back as objects: `pod/<uid>/outbound`,
 `pod/<uid>/plaintext`, `pod/<uid>/hbone` are a pod's listeners, `pod/<uid>/inbound` its route table, and
-`out|<client namespace>|<address>:<port>` the cluster of one destination that some pod of the node has used.
+`service|<client namespace>|<address>:<port>` or `direct|<client namespace>|<address>` the cluster of one destination that
+some pod of the node has used.
 
 A pod costs its three listeners and one route table, whatever the size of the mesh: listeners send all mesh traffic to the
 cluster named after its destination, and Envoy asks for such a cluster when it first needs it.  `destination` decides what

@@ -21,7 +21,6 @@ from tulle.ztunnel.config.names import (
     PLAIN_LISTENER,
     RESET_FRONT_LISTENER,
     Target,
-    authority,
 )
 
 _INSIDE: Final = "inside"
@@ -31,7 +30,7 @@ def cluster_of(target: Target, destination: Destination) -> cluster_pb2.Cluster:
     """The cluster named after `target`."""
     if destination.kind is Kind.REFUSE:
         front = EXPLAIN_FRONT_LISTENER if destination.explain else RESET_FRONT_LISTENER
-        refusal = Endpoint(internal_address(front), authority(target.address, target.port))
+        refusal = Endpoint(internal_address(front), target.where)
         return _cluster(target, destination, [[refusal]], {(): _INSIDE})
     labels = _labels(destination)
     priorities = [[_endpoint(hop, labels) for hop in group] for group in destination.priorities]
@@ -45,8 +44,8 @@ def _labels(destination: Destination) -> dict[tuple[str, ...], str]:
 
 
 def _endpoint(hop: Hop, labels: dict[tuple[str, ...], str]) -> Endpoint:
-    outside = tcp_address(str(hop.address), hop.port)
-    address = outside if hop.identities else internal_address(PLAIN_LISTENER, endpoint_id=hop.authority)
+    inside = internal_address(PLAIN_LISTENER, endpoint_id=hop.authority)
+    address = tcp_address(str(hop.address), hop.port) if hop.identities else inside
     facts = tuple((key, value) for key, value in (("workload", hop.workload), ("namespace", hop.namespace)) if value)
     return Endpoint(
         address, hop.authority, max(1, hop.weight), labels[hop.identities] if len(labels) > 1 else "", facts

@@ -33,7 +33,8 @@ class Kind(Enum):
 class Hop:
     """One endpoint.  `identities` are the SPIFFE URIs to accept; none means plain TCP to `authority`.
 
-    `authority` is what is asked for in the tunnel, `address`:`port` where the tunnel goes.
+    `authority` is what is asked for in the tunnel (without a port: whatever the client asked for), `address`:`port` where
+    the tunnel goes.
     """
 
     address: Address
@@ -49,8 +50,8 @@ class Hop:
 class Destination:
     """Endpoints by priority, or why there are none.
 
-    `explain`: the target is an HTTP port of a service that wants refusals explained.  `service`: `ns/hostname`, for logs.
-    `looked_at`: the keys of the mesh that this answer depends on.
+    `service`: `ns/hostname`, for logs.  `explain`: the target is an HTTP port of a service that wants refusals explained.
+    `known`: the target is an address of the mesh.  `looked_at`: the keys of the mesh that this answer depends on.
     """
 
     kind: Kind
@@ -58,6 +59,7 @@ class Destination:
     service: str = ""
     reason: str = ""
     explain: bool = False
+    known: bool = True
     looked_at: frozenset[Key] = field(default=frozenset(), compare=False)
 
 
@@ -94,12 +96,12 @@ class _Decision:
         service = self._mesh.service_at(at, self._target.namespace)
         if service is not None:
             return self._to_service(service)
-        return self._mesh_hops([[self._plain(self._target.address, self._target.port, None)]])
+        return self._mesh_hops([[self._plain(self._target.address, self._target.port, None)]], known=False)
 
     # -- a workload's own address -------------------------------------------------------------------------------------
 
     def _to_workload(self, workload: Workload) -> Destination:
-        wanted = authority(self._target.address, self._target.port)
+        wanted = self._target.where
         if workload.waypoint is not None:
             hops = self._gateway(workload.waypoint, wanted, ())
             if not hops:
@@ -113,6 +115,8 @@ class _Decision:
 
     def _to_service(self, service: Service) -> Destination:
         self._looked_at.add(service_key(service.key))
+        if self._target.port is None:
+            return self._refuse(f"service {service.key} is asked for without a port", service)
         port = service.port(self._target.port)
         explain = service.explain_refusals and port is not None and port.is_http
         if service.waypoints:
@@ -132,7 +136,7 @@ class _Decision:
         return self._mesh_hops([ranked[rank] for rank in sorted(ranked)], service, explain)
 
     def _to_waypoint(self, service: Service, explain: bool) -> Destination:
-        wanted = authority(self._target.address, self._target.port)
+        wanted = self._target.where
         found = [(self._gateway(ref, wanted, ()), weight) for ref, weight in service.waypoints]
         hops = [
             _weigh(hop, weight * _WEIGHT_PARTS // len(group) if len(found) > 1 else 1)
@@ -215,25 +219,29 @@ class _Decision:
 
     # -- results ------------------------------------------------------------------------------------------------------
 
-    def _tunnel(self, workload: Workload, address: Address, port: int, names: tuple[str, ...] = ()) -> Hop:
+    def _tunnel(self, workload: Workload, address: Address, port: int | None, names: tuple[str, ...] = ()) -> Hop:
         return Hop(
             address,
             HBONE_PORT,
-            authority(address, port),
+            _asked_for(address, port),
             (workload.identity, *names),
             workload.capacity,
             workload.name,
             workload.namespace,
         )
 
-    def _plain(self, address: Address, port: int, workload: Workload | None) -> Hop:
+    def _plain(self, address: Address, port: int | None, workload: Workload | None) -> Hop:
         name, namespace, weight = "", "", 1
         if workload is not None:
             name, namespace, weight = workload.name, workload.namespace, workload.capacity
-        return Hop(address, port, authority(address, port), (), weight, name, namespace)
+        return Hop(address, port or 0, _asked_for(address, port), (), weight, name, namespace)
 
     def _mesh_hops(
-        self, priorities: list[list[Hop]], service: Service | None = None, explain: bool = False
+        self,
+        priorities: list[list[Hop]],
+        service: Service | None = None,
+        explain: bool = False,
+        known: bool = True,
     ) -> Destination:
         ordered = tuple(tuple(sorted(group, key=_order)) for group in priorities)
         return Destination(
@@ -241,6 +249,7 @@ class _Decision:
             ordered,
             service=service.key if service is not None else "",
             explain=explain,
+            known=known,
             looked_at=frozenset(self._looked_at),
         )
 
@@ -252,6 +261,11 @@ class _Decision:
             explain=explain,
             looked_at=frozenset(self._looked_at),
         )
+
+
+def _asked_for(address: Address, port: int | None) -> str:
+    """What the tunnel asks for; without a port it is the address and port that the client connected to."""
+    return str(address) if port is None else authority(address, port)
 
 
 def _weigh(hop: Hop, weight: int) -> Hop:

@@ -25,8 +25,8 @@ _COMMON: Final = {
 }
 
 
-def outbound(workload: str, namespace: str, identity: str) -> accesslog_pb2.AccessLog:
-    """Of connections that a local pod makes."""
+def outbound(workload: str, namespace: str, identity: str, asked_for: str) -> accesslog_pb2.AccessLog:
+    """Of connections that a local pod makes.  `asked_for`: format string of the tunnel's authority, "" without tunnel."""
     return stdout_json(
         {
             **_COMMON,
@@ -36,7 +36,7 @@ def outbound(workload: str, namespace: str, identity: str) -> accesslog_pb2.Acce
             "src.namespace": literal(namespace),
             "src.identity": literal(identity),
             "dst.addr": "%UPSTREAM_HOST%",
-            "dst.hbone_addr": "%UPSTREAM_HOST_NAMES_ATTEMPTED%",
+            "dst.hbone_addr": asked_for,
             "dst.original_addr": "%DOWNSTREAM_LOCAL_ADDRESS%",
             "dst.service": "%CLUSTER_METADATA(tulle:service)%",
             "dst.workload": "%UPSTREAM_METADATA(tulle:workload)%",

@@ -39,7 +39,8 @@ RESET_SINK_LISTENER: Final = "shared/reset-sink"
 EXPLAIN_LISTENER: Final = "shared/explain"
 EXPLAIN_FRONT_LISTENER: Final = "shared/explain-front"
 
-_DESTINATION: Final = "out|"
+_SERVICE: Final = "service"
+_DIRECT: Final = "direct"
 
 
 def listener(pod_uid: str, kind: str) -> str:
@@ -64,29 +65,44 @@ def authority(address: Address, port: int) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """What a client of one namespace connects to; the name of its cluster."""
+    """What a client of one namespace connects to; the name of its cluster.
+
+    An address of a service with a port, or (`port` None) any port of an address that is no service's.
+    """
 
     namespace: str
     address: Address
-    port: int
+    port: int | None
+
+    @property
+    def where(self) -> str:
+        """`address:port`, or the address alone."""
+        return str(self.address) if self.port is None else authority(self.address, self.port)
 
     @property
     def cluster(self) -> str:
-        return f"{_DESTINATION}{self.namespace}|{authority(self.address, self.port)}"
+        return f"{_DIRECT if self.port is None else _SERVICE}|{self.namespace}|{self.where}"
 
 
-def destination_format(namespace: str) -> str:
-    """The format string that yields the cluster of a connection of a client in `namespace`."""
-    return f"{_DESTINATION}{namespace}|%DOWNSTREAM_LOCAL_ADDRESS%"
+def service_format(namespace: str) -> str:
+    """The format string that yields the cluster of a connection of a client in `namespace` to a service."""
+    return f"{_SERVICE}|{namespace}|%DOWNSTREAM_LOCAL_ADDRESS%"
+
+
+def direct_format(namespace: str) -> str:
+    """The format string that yields the cluster of a connection of a client in `namespace` to any other address."""
+    return f"{_DIRECT}|{namespace}|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"
 
 
 def parse_destination(cluster: str) -> Target | None:
     """The target that a cluster's name stands for, None for any other name."""
-    if not cluster.startswith(_DESTINATION):
-        return None
-    namespace, _, where = cluster.removeprefix(_DESTINATION).partition("|")
-    host, _, port = where.rpartition(":")
+    kind, _, rest = cluster.partition("|")
+    namespace, _, where = rest.partition("|")
+    host, _, port = where.rpartition(":") if kind == _SERVICE else (where, "", "")
     try:
-        return Target(namespace, ip_address(host.removeprefix("[").removesuffix("]")), int(port))
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+        if kind == _DIRECT:
+            return Target(namespace, address, None)
+        return Target(namespace, address, int(port)) if kind == _SERVICE else None
     except ValueError:
         return None

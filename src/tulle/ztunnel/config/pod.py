@@ -19,9 +19,11 @@ from tulle.envoy.network import Header, Http, Tunnel
 from tulle.envoy.sockets import tcp_address
 from tulle.ztunnel.config import logs, names
 from tulle.ztunnel.config.access import ALLOW_CHAIN, DENY_CHAIN, Access, plaintext_matcher
+from tulle.ztunnel.config.prefixes import Prefixes
 from tulle.ztunnel.policy.terms import Address, Network
 
-_MESH_CHAIN: Final = "mesh"
+_SERVICE_CHAIN: Final = "service"
+_DIRECT_CHAIN: Final = "direct"
 _OUTSIDE_CHAIN: Final = "outside"
 _LOOP_CHAIN: Final = "loop"
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -49,58 +51,68 @@ class LocalPod:
         return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
 
 
-def outbound_listener(pod: LocalPod, addresses: Iterable[Address], mesh: Iterable[Network]) -> listener_pb2.Listener:
-    """Takes what the pod sends: to an address within the prefixes `mesh` by the cluster named after it, else onwards."""
-    log = logs.outbound(pod.name, pod.namespace, pod.identity)
-    netns = filter_state.netns(pod.netns)
-    tunnel = Tunnel(
-        "%UPSTREAM_HOST_NAMES_ATTEMPTED%",
-        (
-            Header(names.REFUSAL_HEADER, names.REFUSAL_IN_TUNNEL),
-            Header("baggage", filter_state.literal(f"k8s.namespace.name={pod.namespace},k8s.pod.name={pod.name}")),
-            Header("forwarded", 'for="%DOWNSTREAM_REMOTE_ADDRESS%"'),
-        ),
-    )
-    mesh_chain = listener_components_pb2.FilterChain(
-        name=_MESH_CHAIN,
-        filters=[
-            filter_state.network_filter(
-                netns,
-                filter_state.client_certificate(names.client_secret(pod.identity)),
-                filter_state.tcp_cluster(names.destination_format(pod.namespace)),
-            ),
-            network.tcp_proxy(
-                "none",
-                stat_prefix="outbound",
-                tunnel=tunnel,
-                on_demand_timeout=_ON_DEMAND_SECONDS,
-                connect_attempts=_CONNECT_ATTEMPTS,
-                retry_backoff=_RETRY_SECONDS,
-                logs=[log],
-            ),
-        ],
-    )
-    outside_chain = listener_components_pb2.FilterChain(
-        name=_OUTSIDE_CHAIN,
-        filters=[
-            filter_state.network_filter(netns),
-            network.tcp_proxy(names.ORIGINAL_DESTINATION, stat_prefix="outside", logs=[log]),
-        ],
-    )
+def outbound_listener(pod: LocalPod, addresses: Iterable[Address], mesh: Prefixes) -> listener_pb2.Listener:
+    """Takes what the pod sends: to the mesh by the cluster named after the destination, anywhere else onwards.
+
+    `addresses` are the pod's own; what comes to one of the proxy's own ports there came to the proxy by mistake.
+    """
     listener = _listener(pod, "outbound", names.OUTBOUND_PORT)
     listener.listener_filters.append(network.original_destination())
-    listener.filter_chains.extend([mesh_chain, outside_chain, _reset_chain(_LOOP_CHAIN)])
-    to_mesh, to_loop = matching.use_chain(_MESH_CHAIN), matching.use_chain(_LOOP_CHAIN)
-    own_ports = matching.by_text(matching.destination_port(), {str(port): to_loop for port in names.OWN_PORTS}, to_mesh)
-    choices: list[tuple[list[Network], matching.Choice]] = [(list(_LOOPBACK), to_loop)]
-    if own := [ip_network(address) for address in addresses]:
-        choices.append((own, matching.use_matcher(own_ports)))
-    if within := [prefix for prefix in mesh if prefix not in own]:
-        choices.append((within, to_mesh))
-    listener.filter_chain_matcher.CopyFrom(
-        matching.by_network(matching.destination_ip(), choices, matching.use_chain(_OUTSIDE_CHAIN))
+    services = names.service_format(pod.namespace), "%UPSTREAM_HOST_NAMES_ATTEMPTED%"
+    direct = names.direct_format(pod.namespace), "%DOWNSTREAM_LOCAL_ADDRESS%"
+    listener.filter_chains.extend(
+        [
+            _mesh_chain(pod, _SERVICE_CHAIN, *services),
+            _mesh_chain(pod, _DIRECT_CHAIN, *direct),
+            _outside_chain(pod),
+            _reset_chain(_LOOP_CHAIN),
+        ]
     )
+    by_chain = {name: matching.use_chain(name) for name in (_SERVICE_CHAIN, _DIRECT_CHAIN, _LOOP_CHAIN)}
+    loops = {str(port): by_chain[_LOOP_CHAIN] for port in names.OWN_PORTS}
+    own_ports = matching.use_matcher(matching.by_text(matching.destination_port(), loops, by_chain[_DIRECT_CHAIN]))
+    own = [ip_network(address) for address in addresses]
+    choices: list[tuple[list[Network], matching.Choice]] = [
+        (list(_LOOPBACK), by_chain[_LOOP_CHAIN]),
+        (own, own_ports),
+        ([prefix for prefix in mesh.services if prefix not in own], by_chain[_SERVICE_CHAIN]),
+        ([prefix for prefix in mesh.direct if prefix not in own], by_chain[_DIRECT_CHAIN]),
+    ]
+    used = [(networks, choice) for networks, choice in choices if networks]
+    matcher = matching.by_network(matching.destination_ip(), used, matching.use_chain(_OUTSIDE_CHAIN))
+    listener.filter_chain_matcher.CopyFrom(matcher)
     return listener
+
+
+def _mesh_chain(pod: LocalPod, name: str, cluster: str, asked_for: str) -> listener_components_pb2.FilterChain:
+    """Tunnels to `cluster`, asking for `asked_for`; both are format strings."""
+    headers = (
+        Header(names.REFUSAL_HEADER, names.REFUSAL_IN_TUNNEL),
+        Header("baggage", filter_state.literal(f"k8s.namespace.name={pod.namespace},k8s.pod.name={pod.name}")),
+        Header("forwarded", 'for="%DOWNSTREAM_REMOTE_ADDRESS%"'),
+    )
+    carried = filter_state.network_filter(
+        filter_state.netns(pod.netns),
+        filter_state.client_certificate(names.client_secret(pod.identity)),
+        filter_state.tcp_cluster(cluster),
+    )
+    proxy = network.tcp_proxy(
+        "none",
+        stat_prefix=name,
+        tunnel=Tunnel(asked_for, headers),
+        on_demand_timeout=_ON_DEMAND_SECONDS,
+        connect_attempts=_CONNECT_ATTEMPTS,
+        retry_backoff=_RETRY_SECONDS,
+        logs=[logs.outbound(pod.name, pod.namespace, pod.identity, asked_for)],
+    )
+    return listener_components_pb2.FilterChain(name=name, filters=[carried, proxy])
+
+
+def _outside_chain(pod: LocalPod) -> listener_components_pb2.FilterChain:
+    log = logs.outbound(pod.name, pod.namespace, pod.identity, "")
+    proxy = network.tcp_proxy(names.ORIGINAL_DESTINATION, stat_prefix=_OUTSIDE_CHAIN, logs=[log])
+    carried = filter_state.network_filter(filter_state.netns(pod.netns))
+    return listener_components_pb2.FilterChain(name=_OUTSIDE_CHAIN, filters=[carried, proxy])
 
 
 def plaintext_listener(pod: LocalPod, access: Access) -> listener_pb2.Listener:

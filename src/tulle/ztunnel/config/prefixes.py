@@ -2,13 +2,15 @@
 
 Every pod's listener holds them, so they must be few and must seldom change.  They only ever grow; when there would be
 too many, they are made wider.  An address within a prefix that turns out not to be of the mesh is simply sent on, a
-little less directly.
+little less directly.  Services have prefixes apart from pods, because a service is one destination per port and a pod is
+one for all its ports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import collapse_addresses, ip_network
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Final
 
 from tulle.ztunnel.policy.terms import Address, Network
@@ -18,7 +20,37 @@ _WIDTHS: Final = {4: (24, 20, 16, 12, 8), 6: (112, 96, 80, 64, 48, 32)}
 LIMIT: Final = 64
 
 
-class MeshPrefixes:
+@dataclass(frozen=True)
+class Prefixes:
+    """Where services are, and where everything else of the mesh is.  The two do not overlap."""
+
+    services: tuple[Network, ...] = ()
+    direct: tuple[Network, ...] = ()
+
+
+def divide(services: Iterable[Network], others: Iterable[Network]) -> Prefixes:
+    """Prefixes of others that overlap with one of services count as those of services, which know both."""
+    of_services = tuple(services)
+    apart = [prefix for prefix in others if not any(_overlap(prefix, service) for service in of_services)]
+    mixed = [prefix for prefix in others if prefix not in apart]
+    return Prefixes(_merged((*of_services, *mixed)), _merged(apart))
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    four = isinstance(one, IPv4Network) and isinstance(other, IPv4Network) and one.overlaps(other)
+    six = isinstance(one, IPv6Network) and isinstance(other, IPv6Network) and one.overlaps(other)
+    return four or six
+
+
+def _merged(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """In order, and merged where adjacent."""
+    found = tuple(networks)
+    four = [network for network in found if isinstance(network, IPv4Network)]
+    six = [network for network in found if isinstance(network, IPv6Network)]
+    return (*collapse_addresses(four), *collapse_addresses(six))
+
+
+class GrowingPrefixes:
     """Grows with the addresses it is told of."""
 
     def __init__(self) -> None:
@@ -50,6 +82,4 @@ class MeshPrefixes:
 
     def networks(self) -> tuple[Network, ...]:
         """The prefixes, merged where they are adjacent, in order."""
-        four = [network for network in self._members[4] if network.version == 4]
-        six = [network for network in self._members[6] if network.version == 6]
-        return (*collapse_addresses(four), *collapse_addresses(six))
+        return _merged((*self._members[4], *self._members[6]))

@@ -97,10 +97,12 @@ class Mesh:
         """Policies that hold without being named by a workload."""
         return [policy for policy in self.policies.values() if policy.scope is not Scope.WORKLOAD_SELECTOR]
 
-    def routed(self, address: NetworkAddress) -> bool:
-        """Whether connections to the address may have to go anywhere else than straight to it."""
-        if address in self._services_by_address:
-            return True
+    def is_service(self, address: NetworkAddress) -> bool:
+        """Whether the address is a service's."""
+        return address in self._services_by_address
+
+    def is_routed_workload(self, address: NetworkAddress) -> bool:
+        """Whether connections to the address may have to go another way than straight to the workload there."""
         workload = self.workload_at(address)
         return workload is not None and (workload.hbone or workload.waypoint is not None)
 
