@@ -7,10 +7,16 @@ VENV := .venv
 DEBIAN := nftables iproute2 crun curl busybox-static
 # What only the tests use.
 DEBIAN_TEST := tcpdump
+# What only the benchmarks use: what loads a path, what serves at its end, and what it is compared with.
+DEBIAN_BENCH := wrk nghttp2-client iperf3 haproxy
+BENCH := startup memory dataplane policy certificates controlplane api
+# Imported once at installation, because pods see the environment read-only and could never keep what they compiled.
+PROGRAMS := tulle.cli.main, tulle.cluster.control_plane, tulle.cluster.node.app, tulle.istiod.__main__, tulle.cni.__main__, \
+	tulle.ztunnel.__main__, tulle.waypoint.__main__
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: install debian debian-test demo lab test lint unit e2e bench proto clean
+.PHONY: install debian debian-test demo lab test lint unit e2e bench bench-quick debian-bench bench-charts proto clean
 
 install: debian $(VENV)/.installed
 
@@ -26,6 +32,7 @@ $(VENV)/.installed: pyproject.toml uv.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/uv sync --frozen --inexact --quiet
+	@PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -c 'import $(PROGRAMS)'
 	@touch $@
 
 demo: install
@@ -48,6 +55,18 @@ unit: $(VENV)/.installed
 
 e2e: debian-test $(VENV)/.installed
 	pytest -m e2e
+
+debian-bench:
+	@./scripts/debian $(DEBIAN) $(DEBIAN_BENCH)
+
+bench-charts: $(VENV)/.installed
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/uv sync --frozen --inexact --quiet --group bench
+
+bench: debian-bench bench-charts
+	@for part in $(BENCH); do echo "== $$part"; python -m bench.$$part || exit 1; done
+
+bench-quick: debian-bench $(VENV)/.installed
+	@for part in $(BENCH); do echo "== $$part"; python -m bench.$$part --quick || exit 1; done
 
 proto: $(VENV)/.installed
 	cd src && ../$(VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tulle/xds/proto/*.proto

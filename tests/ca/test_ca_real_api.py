@@ -43,6 +43,8 @@ async def client(kubeconfig: Path) -> AsyncIterator[Client]:
         with suppress(AlreadyExists):
             await made.create(NODES, {"metadata": {"name": "n1"}})
         yield made
+    # A watch that was cut off ends its TLS connection in later turns of the loop.
+    await asyncio.sleep(0.1)
 
 
 async def ensure_namespace(client: Client, name: str) -> None:

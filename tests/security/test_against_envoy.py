@@ -22,7 +22,7 @@ from tulle.security.envoy_rbac import Inputs, http_filters, http_normalization
 from tulle.security.policies import PolicySet
 
 from . import world
-from .test_conformance import TABLES, build_policies
+from .conformance_rows import TABLES, build_policies
 from .test_envoy_rbac import envoy_binary
 
 INPUTS = Inputs(principal_key="peer_principal", source_ip_key="peer_address", addresses=(world.SERVICE_IP,))

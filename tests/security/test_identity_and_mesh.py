@@ -61,7 +61,7 @@ def test_every_key() -> None:
             "trustDomainAliases": ["old", "new"],
             "rootNamespace": "root",
             "pathNormalization": {"normalization": "MERGE_SLASHES"},
-            "extensionProviders": [{"name": "opa", "envoyExtAuthzHttp": {"service": "x"}}],
+            "extensionProviders": [{"name": "opa", "envoyExtAuthzHttp": {"service": "x", "port": 8000}}],
             "enableTracing": True,
             "tulle": {"headIsGet": True},
         }

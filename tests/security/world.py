@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tulle.security.decision import HttpRequest, Request
@@ -50,6 +51,11 @@ def peer_authentication(
 ) -> PeerAuthentication:
     """A parsed PeerAuthentication."""
     return parse_peer_authentication(manifest("PeerAuthentication", name, spec, namespace, **metadata))
+
+
+def renamed(policy: AuthorizationPolicy, name: str) -> AuthorizationPolicy:
+    """The same policy under another name."""
+    return replace(policy, meta=replace(policy.meta, name=name))
 
 
 def workload(

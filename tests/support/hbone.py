@@ -1,6 +1,7 @@
 """A plain HBONE peer on `h2` and `ssl`: HTTP/2 CONNECT over mutual TLS, as any mesh proxy speaks it.
 
-Written from the public protocol and not from the product, so that a test can say what crosses the wire without trusting the code under test.
+Written from the public protocol and not from the product, so that a test can say what crosses the wire without trusting the code
+under test.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 
 def tls(cert: str, key: str, ca: str, *, server: bool) -> ssl.SSLContext:
@@ -29,9 +31,9 @@ def tls(cert: str, key: str, ca: str, *, server: bool) -> ssl.SSLContext:
 
 
 def spiffe_of(transport: asyncio.BaseTransport) -> str:
-    """The URI SAN of the peer's certificate."""
+    """The URI SAN of the peer's certificate; empty when the peer was not asked for one, or has none."""
     peer = transport.get_extra_info("ssl_object").getpeercert()
-    return next(value for kind, value in peer.get("subjectAltName", ()) if kind == "URI")
+    return next((value for kind, value in peer.get("subjectAltName", ()) if kind == "URI"), "")
 
 
 @dataclass
@@ -54,12 +56,19 @@ class Client:
         self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self._h2.initiate_connection()
         self._streams: dict[int, tuple[asyncio.Future[tuple[int, dict[str, str]]], asyncio.StreamReader]] = {}
+        self._ended = False
         self._task = asyncio.create_task(self._pump())
 
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(cls, host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[Client]:
-        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        async with cls.over(*await asyncio.open_connection(host, port, ssl=context)) as client:
+            yield client
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def over(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[Client]:
+        """On a connection that is there, and that ends with it."""
         client = cls(reader, writer)
         await client._flush()
         try:
@@ -77,10 +86,13 @@ class Client:
         await self._writer.drain()
 
     async def _pump(self) -> None:
-        while data := await self._reader.read(65536):
-            for event in self._h2.receive_data(data):
-                self._on(event)
-            await self._flush()
+        # A peer that refuses the client's certificate says so only now, by a TLS alert: that is an end like any other.
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while data := await self._reader.read(65536):
+                for event in self._h2.receive_data(data):
+                    self._on(event)
+                await self._flush()
+        self._ended = True
         for opened, reader in self._streams.values():
             reader.feed_eof()
             if not opened.done():
@@ -106,7 +118,9 @@ class Client:
     async def tunnel(
         self, authority: str, headers: tuple[tuple[str, str], ...] = (), method: str = "CONNECT"
     ) -> Tunnel:
-        """Open a CONNECT stream and wait for its status."""
+        """Open a CONNECT stream and wait for its status. Raises ConnectionError when the connection ends instead."""
+        if self._ended:
+            raise ConnectionError("HBONE connection closed")
         stream_id = self._h2.get_next_available_stream_id()
         opened: asyncio.Future[tuple[int, dict[str, str]]] = asyncio.get_running_loop().create_future()
         reader = asyncio.StreamReader()
@@ -167,7 +181,9 @@ class Server:
             while data := await source.read(16384):
                 conn.send_data(stream, data)
                 writer.write(conn.data_to_send())
-            conn.end_stream(stream)
+            # The client may have ended the stream while the backend was still closing.
+            with contextlib.suppress(h2.exceptions.StreamClosedError):
+                conn.end_stream(stream)
             writer.write(conn.data_to_send())
 
         try:

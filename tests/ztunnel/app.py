@@ -1,6 +1,10 @@
-"""An app for a pod: HTTP/1.1 on 5000, an echo that speaks first on 2500, and one that sends and hangs up on 2600."""
+"""An app for a pod: HTTP/1.1 on 5000, and one that sends and hangs up on 2600.
+
+On 2500, and by an IPv6 socket on 2501, there is an echo that speaks first.
+"""
 
 import asyncio
+import socket
 import sys
 
 GREETING = b"220 ready\r\n"
@@ -42,6 +46,9 @@ async def much(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 async def main() -> None:
     for handler, port in ((http, 5000), (echo, 2500), (much, 2600)):
         await asyncio.start_server(handler, "0.0.0.0", port)
+    await asyncio.start_server(
+        echo, sock=socket.create_server(("::", 2501), family=socket.AF_INET6, dualstack_ipv6=True)
+    )
     print("listening", flush=True)
     await asyncio.Event().wait()
 

@@ -115,6 +115,12 @@ class Node:
         ):
             return await response.json(content_type=None) if "json" in path or "dump" in path else await response.text()
 
+    async def stats(self) -> list[str]:
+        """The metrics, line by line."""
+        url = f"http://127.0.0.1:{self.ports['stats']}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return (await response.text()).splitlines()
+
     async def ready(self) -> tuple[int, str]:
         url = f"http://127.0.0.1:{self.ports['ready']}/healthz/ready"
         async with aiohttp.ClientSession() as session, session.get(url) as response:

@@ -10,7 +10,7 @@ from tulle.xds import types
 from tulle.xds.proto import authorization_pb2, workload_pb2
 from tulle.xds.resources import ResourceMap
 from tulle.ztunnel.config.destination import Here
-from tulle.ztunnel.config.pod import LocalPod
+from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.configurator import MAX_STRAY, Configurator
 from tulle.ztunnel.secrets import NodeSecrets
 

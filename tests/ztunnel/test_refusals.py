@@ -12,7 +12,7 @@ from tulle.xds.proto import authorization_pb2
 
 from .conftest import needs_root
 from .fake_istiod import cidr, exact, plaintext
-from .mesh import STRICT, VIP, hello, http
+from .mesh import PORTS, SERVICE, STRICT, VIP, hello, http
 from .node import Node
 
 pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="module")]
@@ -138,6 +138,31 @@ async def test_nobody_listens_at_the_endpoint(fresh: Node) -> None:
     )
     await fresh.settled()
     assert await fresh.many(RUNS, "test-1", URL) == RESET
+
+
+async def test_unreachable_and_mistaken_endpoints_are_explained(fresh: Node) -> None:
+    """Ports that want explanation: an endpoint with another identity, one that is not there, and one good one beside it."""
+    http(fresh, explain=True)
+    hello(fresh, service_account="other")
+    await fresh.settled()
+    for _ in range(10):
+        answer = await fresh.curl("test-1", "-i", URL)
+        assert answer.out.startswith("HTTP/1.1 503 Service Unavailable"), answer
+        assert answer.out.endswith("the log of the client's ztunnel says why")
+    nobody = fresh.lab.pods["out-1"]
+    fresh.istiod.workload("hello-1", "hello", nobody.ip, services={SERVICE: PORTS})
+    await fresh.settled()
+    assert await fresh.many(10, "test-1", "-f", URL) == {22: 10}
+    web = fresh.lab.pods["web-1"]
+    fresh.istiod.workload("web-1", "web", web.ip, services={SERVICE: PORTS})
+    await fresh.settled()
+    codes = await fresh.many(40, "test-1", "-f", URL)
+    assert set(codes) <= {0, 56}
+    assert codes[0] > codes[56], "what cannot be reached is left out after the first attempt"
+    hello(fresh)
+    await fresh.settled()
+    await asyncio.sleep(1.5)
+    assert await fresh.many(40, "test-1", "-f", URL) == {0: 40}
 
 
 async def test_foreign_authority(fresh: Node) -> None:

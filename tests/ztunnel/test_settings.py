@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tulle.ztunnel.settings import InvalidEnvironmentError, load
+from tulle.envoy.environment import InvalidEnvironmentError
+from tulle.ztunnel.settings import load
 
 NEEDED = {"POD_NAME": "ztunnel-1", "POD_NAMESPACE": "istio-system", "NODE_NAME": "n1", "INSTANCE_IP": "10.0.0.1"}
 

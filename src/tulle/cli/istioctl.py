@@ -9,18 +9,29 @@ from typing import Annotated
 
 import typer
 
-from tulle.cli import version, waypoint
+from tulle.cli import authz_check, cobra, describe, proxy_config, proxy_status, version, waypoint, ztunnel_config
+from tulle.cli.analyze.command import analyze_
 from tulle.cli.options import Context, Kubeconfig
 
 app = typer.Typer(
     name="istioctl",
+    cls=cobra.CobraGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Istio configuration command line utility",
 )
-app.add_typer(waypoint.app, name="waypoint")
+cobra.group(app, waypoint.app, "waypoint")
+cobra.group(app, ztunnel_config.app, "ztunnel-config", "zc")
+cobra.group(app, proxy_config.app, "proxy-config", "pc")
+cobra.command(app, "proxy-status", "ps")(proxy_status.show)
+cobra.command(app, "analyze")(analyze_)
+
+experimental = typer.Typer(no_args_is_help=True, help="Experimental commands that may be modified or deprecated")
+cobra.group(experimental, authz_check.app, "authz")
+cobra.group(experimental, describe.app, "describe", "des")
+cobra.group(app, experimental, "experimental", "x", "exp")
 
 
 @app.command("version")

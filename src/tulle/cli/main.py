@@ -13,6 +13,7 @@ from tulle import manifests
 from tulle.cli import console, lab, up
 from tulle.cli.explain.command import explain_
 from tulle.cli.kubeconfig import KubeconfigError
+from tulle.cli.policy import command as policy
 from tulle.cluster import lifecycle
 from tulle.cluster.lifecycle import ClusterError, ClusterSpec
 from tulle.kube.config import ConfigError
@@ -111,6 +112,7 @@ def lab_(
 
 
 app.command("explain")(explain_)
+app.add_typer(policy.app, name="policy")
 
 
 @app.command("version")

@@ -11,6 +11,7 @@ import yaml
 Kubeconfig = Annotated[str | None, typer.Option("--kubeconfig", "-c", help="kubeconfig file")]
 Context = Annotated[str | None, typer.Option("--context", help="kubeconfig context")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="namespace; the context's own if not given")]
+IstioNamespace = Annotated[str, typer.Option("--istioNamespace", "-i", help="namespace of istiod and ztunnel")]
 
 
 def default_namespace(kubeconfig: str | None, context: str | None) -> str:

@@ -24,6 +24,8 @@ from tulle.kube.resources import Resource
 FIELD_MANAGER = "tulle"
 _MERGED = "merged.json"
 _POLL = 0.05
+_AT_ONCE = 8
+_WORKLOADS = ("Deployment", "DaemonSet")
 _KINDS: Mapping[tuple[str, str], Resource[Any]] = {
     (resource.api_version, resource.kind): resource
     for resource in (
@@ -89,9 +91,7 @@ async def _install(spec: ClusterSpec, values: manifests.Values, progress: Progre
     async with Client.from_kubeconfig(str(lifecycle.kubeconfig(Path(spec.state))), component="tulle") as client:
         await _until_served(client, spec, deadline)
         progress.done("Kubernetes API")
-        await _apply(client, manifests.crds())
-        await _until_established(client, deadline)
-        await _apply(client, (*manifests.cluster(), *manifests.mesh(values)))
+        await _apply_all(client, values, deadline)
         progress.done("custom resources and the mesh's manifests applied")
         await _until_ready(client, spec, values.namespace, deadline)
         progress.done("istiod, istio-cni-node and ztunnel are Ready")
@@ -110,18 +110,33 @@ async def _until_served(client: Client, spec: ClusterSpec, deadline: float) -> N
             await asyncio.sleep(_POLL)
 
 
+async def _apply_all(client: Client, values: manifests.Values, deadline: float) -> None:
+    """What needs something else comes after it: namespaces first, and last the pods, which need everything."""
+    documents = (*manifests.cluster(), *manifests.mesh(values))
+    namespaces = [document for document in documents if document["kind"] == "Namespace"]
+    workloads = [document for document in documents if document["kind"] in _WORKLOADS]
+    others = [document for document in documents if document["kind"] not in (*_WORKLOADS, "Namespace")]
+    await _apply(client, (*namespaces, *manifests.crds()))
+    await asyncio.gather(_apply(client, others), _until_established(client, deadline))
+    await _apply(client, workloads)
+
+
 async def _apply(client: Client, documents: Sequence[Mapping[str, Any]]) -> None:
-    for document in documents:
+    """Apply documents that do not need each other."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(document: Mapping[str, Any]) -> None:
         meta = document["metadata"]
-        await client.patch(
-            _KINDS[document["apiVersion"], document["kind"]],
-            meta["name"],
-            dict(document),
-            meta.get("namespace"),
-            kind="apply",
-            field_manager=FIELD_MANAGER,
-            force=True,
-        )
+        resource = _KINDS[document["apiVersion"], document["kind"]]
+        async with gate:
+            await client.patch(
+                *(resource, meta["name"], dict(document), meta.get("namespace")),
+                kind="apply",
+                field_manager=FIELD_MANAGER,
+                force=True,
+            )
+
+    await asyncio.gather(*map(one, documents))
 
 
 async def _until_established(client: Client, deadline: float) -> None:

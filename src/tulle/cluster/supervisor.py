@@ -19,7 +19,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 PROCESSES = "processes.json"
 RECORD = "supervisor.json"
@@ -29,6 +28,8 @@ _STOP_SECONDS = 10.0
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds before each restart in a row; a process that has run for `_STABLE` starts over at the first."""
 _STABLE = 30.0
+_IDLE_SECONDS = 60.0
+_AWAITED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,22 @@ def pids(state: Path) -> Mapping[str, int]:
     return json.loads(record.read_text()) if record.exists() else {}
 
 
-def _die_with_parent() -> None:
+@dataclass
+class Backoff:
+    """How long to wait before a process is started again: longer each time that it ends soon after its start."""
+
+    failures: int = 0
+
+    def ended(self, ran: float) -> float:
+        """The process ended after `ran` seconds; the pause in seconds until its next start."""
+        self.failures = 1 if ran > _STABLE else self.failures + 1
+        return _BACKOFF[min(self.failures, len(_BACKOFF)) - 1]
+
+
+def _prepare() -> None:
+    """In the child, before its program: it ends with the supervisor, and takes signals again."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
 
 
 class _Child:
@@ -80,12 +95,12 @@ class _Child:
     def __init__(self, spec: ProcessSpec, state: Path) -> None:
         self.spec = spec
         self._log = state / "logs" / f"{spec.name}.log"
-        self._failures = 0
+        self._backoff = Backoff()
         self._started = 0.0
-        self._due = 0.0
+        self.due = 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def _start(self, now: float) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.spec.command,
@@ -93,24 +108,22 @@ class _Child:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.spec.environment},
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 (one thread only)
+                preexec_fn=_prepare,  # noqa: PLW1509 (one thread only)
             )
-        self._started = time.monotonic()
+        self._started = now
 
-    def tend(self) -> bool:
-        """Notice an end and restart in time; True when something changed."""
-        now = time.monotonic()
+    def tend(self, now: float) -> bool:
+        """Notice an end, or start when it is time; True when something changed."""
         if self.process is not None:
             if self.process.poll() is None:
                 return False
-            stable = now - self._started > _STABLE
-            self._failures = 1 if stable else self._failures + 1
-            self._due = now + _BACKOFF[min(self._failures, len(_BACKOFF)) - 1]
-            _log(f"{self.spec.name} ended with {self.process.returncode}; it is started again at once")
+            pause = self._backoff.ended(now - self._started)
+            self.due = now + pause
+            _log(f"{self.spec.name} ended with {self.process.returncode}; it is started again in {pause} s")
             self.process = None
             return True
-        if now >= self._due:
-            self.start()
+        if now >= self.due:
+            self._start(now)
             return True
         return False
 
@@ -121,6 +134,7 @@ class _Child:
         try:
             self.process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
+            _log(f"{self.spec.name} did not end within {_STOP_SECONDS} s; it is killed")
             self.process.kill()
             self.process.wait()
 
@@ -130,19 +144,28 @@ def _log(text: str) -> None:
     sys.stderr.flush()
 
 
-class _StopSignalError(Exception):
-    """SIGTERM or SIGINT arrived."""
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise _StopSignalError
-
-
 def _record(state: Path, children: Sequence[_Child]) -> None:
     known = {"supervisor": os.getpid(), **{c.spec.name: c.process.pid for c in children if c.process is not None}}
     temporary = state / f"{RECORD}.new"
     temporary.write_text(json.dumps(known))
     temporary.replace(state / RECORD)
+
+
+def _pause(children: Sequence[_Child]) -> float:
+    """Seconds until the next start that is due; long when everything runs, because an end is told by a signal."""
+    waiting = [child.due for child in children if child.process is None]
+    return max(0.0, min(waiting) - time.monotonic()) if waiting else _IDLE_SECONDS
+
+
+def _keep_running(state: Path, children: Sequence[_Child]) -> None:
+    """Start what is due until told to stop. Signals wait in the queue meanwhile, so none interrupts a step."""
+    while True:
+        changed = [child.tend(time.monotonic()) for child in children]
+        if any(changed):
+            _record(state, children)
+        arrived = signal.sigtimedwait(_AWAITED, _pause(children))
+        if arrived is not None and arrived.si_signo != signal.SIGCHLD:
+            return
 
 
 def supervise(state: Path) -> int:
@@ -154,20 +177,12 @@ def supervise(state: Path) -> int:
         except BlockingIOError:
             _log(f"another supervisor is running for {state}")
             return 3
-        signal.signal(signal.SIGTERM, _stop)
-        signal.signal(signal.SIGINT, _stop)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         children = [_Child(spec, state) for spec in read(state)]
-        try:
-            while True:
-                changed = [child.tend() for child in children]
-                if any(changed):
-                    _record(state, children)
-                time.sleep(0.05)
-        except _StopSignalError:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            for child in reversed(children):
-                child.stop()
-            (state / RECORD).unlink(missing_ok=True)
+        _keep_running(state, children)
+        for child in reversed(children):
+            child.stop()
+        (state / RECORD).unlink(missing_ok=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Access logs: JSON, one line per connection, written by Envoy itself so that no line passes through Python."""
+"""Access logs: JSON, one line per event of a connection, on Envoy's stdout, which its owner reads or passes on."""
 
 from __future__ import annotations
 

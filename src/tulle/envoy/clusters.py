@@ -21,6 +21,10 @@ _UNLIMITED: Final = 0xFFFFFFFF
 MAX_STREAMS: Final = 100
 POOL_IDLE_SECONDS: Final = 300.0
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
+#: For how long an endpoint is left out that could not be connected to.
+_LEFT_OUT_SECONDS: Final = 0.5
+#: Overprovisioning factor in percent with which one healthy endpoint carries a priority of up to 10,000.
+_ONE_IS_ENOUGH: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,30 @@ def static_cluster(
         cluster.metadata.filter_metadata[METADATA].update(dict(metadata))
     cluster.common_lb_config.healthy_panic_threshold.value = 0
     return _finish(cluster, http2, fragment)
+
+
+def fall_back_when_unreachable(cluster: cluster_pb2.Cluster) -> None:
+    """Make the last priority of `cluster` what is used while nothing else can be connected to.
+
+    An endpoint to which a connection fails (refused, timed out, TLS) is left out for a moment, and a priority is used for as
+    long as one of its endpoints is left in.
+    """
+    detection = cluster.outlier_detection
+    detection.split_external_local_origin_errors = True
+    detection.consecutive_local_origin_failure.value = 1
+    detection.enforcing_consecutive_local_origin_failure.value = 100
+    for off in (
+        detection.enforcing_consecutive_5xx,
+        detection.enforcing_consecutive_gateway_failure,
+        detection.enforcing_success_rate,
+        detection.enforcing_local_origin_success_rate,
+    ):
+        off.value = 0
+    detection.max_ejection_percent.value = 100
+    detection.interval.CopyFrom(seconds(_LEFT_OUT_SECONDS))
+    detection.base_ejection_time.CopyFrom(seconds(_LEFT_OUT_SECONDS))
+    detection.max_ejection_time.CopyFrom(seconds(_LEFT_OUT_SECONDS))
+    cluster.load_assignment.policy.overprovisioning_factor.value = _ONE_IS_ENOUGH
 
 
 def original_destination_cluster(

@@ -70,13 +70,16 @@ def tcp_proxy(
     connect_attempts: int = 1,
     retry_backoff: float = 0.0,
     logs: Sequence[accesslog_pb2.AccessLog] = (),
+    log_opened: bool = False,
 ) -> listener_components_pb2.Filter:
     """Copies bytes between the accepted connection and one to `cluster` (or to what filter state says instead).
 
     on_demand_timeout: seconds to wait for a cluster that is not known yet and is asked for by name; None: do not ask.
     retry_backoff: seconds of the first pause between connect attempts (jittered).
+    log_opened: `logs` get a line when a connection is established too, not only when it ends.
     """
     config = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix, cluster=cluster, access_log=logs)
+    config.access_log_options.flush_access_log_on_connected = log_opened
     config.idle_timeout.CopyFrom(seconds(0))
     if tunnel is not None:
         config.tunneling_config.hostname = tunnel.authority
@@ -97,6 +100,7 @@ class Http:
     codec: "AUTO", "HTTP1" or "HTTP2".  routes: inline routes, or the name of an RDS resource.  early_headers: set
     before the route is chosen, so that routes can match on facts of the connection.  local_reply: format string of the body
     of answers that Envoy makes itself.  local_status: the status of those of them that are errors; 0 leaves it alone.
+    log_opened: `logs` get a line when a tunnel is established too, not only when it ends.
     """
 
     stat_prefix: str
@@ -107,11 +111,13 @@ class Http:
     local_status: int = 0
     filters: tuple[hcm_pb2.HttpFilter, ...] = ()
     logs: tuple[accesslog_pb2.AccessLog, ...] = ()
+    log_opened: bool = False
 
     def network_filter(self) -> listener_components_pb2.Filter:
         config = hcm_pb2.HttpConnectionManager(
             stat_prefix=self.stat_prefix, codec_type=self.codec, access_log=self.logs
         )
+        config.access_log_options.flush_log_on_tunnel_successfully_established = self.log_opened
         if isinstance(self.routes, str):
             config.rds.route_config_name = self.routes
             config.rds.config_source.CopyFrom(from_ads())

@@ -59,7 +59,7 @@ class EnvoyOptions:
     """How to run the binary.
 
     concurrency: worker threads; None is one per CPU.  drain_seconds: for how long a removed listener or filter chain keeps its
-    open connections.  log_level: Envoy's own logger, e.g. "warning".  inherit_stdout: access logs go straight to this process's own stdout.
+    open connections.  log_level: Envoy's own logger, e.g. "warning".  flush_seconds: how long a line of an access log may wait.
     """
 
     concurrency: int | None = None
@@ -67,7 +67,7 @@ class EnvoyOptions:
     log_level: str = "warning"
     component_log_level: str = ""
     stop_grace: float = 5.0
-    inherit_stdout: bool = False
+    flush_seconds: float = 10.0
     restart: Restart = Restart()
 
 
@@ -75,7 +75,8 @@ class EnvoyProcess:
     """A supervised Envoy.
 
     `run_dir` receives the bootstrap file (mode 0600).  `admin` must be the address that the bootstrap names.
-    `on_log` gets every line of Envoy's stdout and stderr; `on_state` every change of state.
+    `on_log` gets every line of Envoy's stdout and stderr; `on_state` every change of state.  With `on_stdout` the lines of
+    stdout go there instead, many at a time and undecoded, for access logs that somebody reads.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class EnvoyProcess:
         options: EnvoyOptions | None = None,
         on_log: LogSink | None = None,
         on_state: Callable[[EnvoyState], None] | None = None,
+        on_stdout: Callable[[list[bytes]], None] | None = None,
         name: str = "envoy",
     ) -> None:
         self._binary = binary
@@ -96,6 +98,7 @@ class EnvoyProcess:
         self._options = options or EnvoyOptions()
         self._on_log = on_log
         self._on_state = on_state
+        self._on_stdout = on_stdout
         self._name = name
         self._process: asyncio.subprocess.Process | None = None
         self._state = EnvoyState.STOPPED
@@ -188,7 +191,7 @@ class EnvoyProcess:
             "--parent-shutdown-time-s",
             str(options.drain_seconds + 60),
         ]
-        argv += ["--disable-hot-restart"]
+        argv += ["--disable-hot-restart", "--file-flush-interval-msec", str(round(options.flush_seconds * 1000))]
         if options.component_log_level:
             argv += ["--component-log-level", options.component_log_level]
         return argv
@@ -215,12 +218,14 @@ class EnvoyProcess:
         self._process = process = await asyncio.create_subprocess_exec(
             *launcher.command(os.getpid(), self._arguments()),
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=None if self._options.inherit_stdout else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=1 << 20,
         )
         self.starts += 1
-        tasks = [asyncio.create_task(self._read_log(stream)) for stream in (process.stdout, process.stderr) if stream]
+        tasks = [asyncio.create_task(self._read_log(stream)) for stream in (process.stderr,) if stream]
+        if process.stdout is not None:
+            tasks.append(asyncio.create_task(self._read_stdout(process.stdout)))
         tasks.append(asyncio.create_task(self._watch_ready()))
         exited = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stopping.wait())
@@ -260,6 +265,16 @@ class EnvoyProcess:
         while line := await stream.readline():
             if self._on_log is not None:
                 self._on_log(line.decode(errors="replace").rstrip("\n"))
+
+    async def _read_stdout(self, stream: asyncio.StreamReader) -> None:
+        if self._on_stdout is None:
+            await self._read_log(stream)
+            return
+        rest = b""
+        while chunk := await stream.read(1 << 18):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if lines:
+                self._on_stdout(lines)
 
     async def _watch_ready(self) -> None:
         """Poll /ready until Envoy is live; quick at first, since a start takes less than 100 ms."""

@@ -36,7 +36,7 @@ class Access:
 
     def __call__(self, node: ClientNode, type_url: str) -> ResourceMap | None:
         """The collection of a type for a client; None for a type that nobody is served. Raises AccessDenied."""
-        if type_url in (types.ADDRESS, types.AUTHORIZATION):
+        if type_url in (types.ADDRESS, types.WORKLOAD, types.AUTHORIZATION):
             return self._wds(node, type_url)
         if type_url in TYPES:
             return self._publisher.waypoints.maps(self._waypoint(node))[type_url]
@@ -46,6 +46,8 @@ class Access:
         if self._account(node) not in self._trusted:
             accounts = ", ".join("/".join(one) for one in sorted(self._trusted))
             raise AccessDenied(f"{self._who(node)} is no node proxy: {type_url} is for {accounts}")
+        if type_url == types.WORKLOAD:
+            return self._publisher.workloads
         return self._publisher.addresses if type_url == types.ADDRESS else self._publisher.authorizations
 
     def _waypoint(self, node: ClientNode) -> WaypointKey:

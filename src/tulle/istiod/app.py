@@ -22,12 +22,16 @@ from tulle.istiod.ca.impersonation import PodIndex
 from tulle.istiod.ca.root_publisher import RootPublisher
 from tulle.istiod.ca.service import CertificateService
 from tulle.istiod.ca.store import load_authority
+from tulle.istiod.debug import Debug
 from tulle.istiod.gateway_objects import WaypointImage
 from tulle.istiod.gateways import GatewayController
 from tulle.istiod.http import HttpServer
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.state import Delta
 from tulle.istiod.informers import Informers
+from tulle.istiod.jwks.fetch import Fetcher, Issuer
+from tulle.istiod.jwks.guard import Guard
+from tulle.istiod.jwks.store import KeyStore
 from tulle.istiod.leader import LeaderElection
 from tulle.istiod.metrics import Metrics
 from tulle.istiod.publish import Publisher
@@ -35,6 +39,7 @@ from tulle.istiod.server import IstiodServer, RotatingCertificate, serving_names
 from tulle.istiod.settings import Settings
 from tulle.istiod.source import MeshSource
 from tulle.istiod.status import StatusWriter
+from tulle.istiod.waypoint_keys import TokenKeys
 from tulle.istiod.waypoint_source import WaypointSource
 from tulle.istiod.webhook import CaBundle, Webhook
 from tulle.kube.client import Client
@@ -63,9 +68,11 @@ class Istiod:
         self._settings = settings
         self._server: IstiodServer | None = None
         self._restart = asyncio.Event()
-        self.publisher = Publisher(self.index, WaypointSource(self.index), self._readers)
+        self._keys = KeyStore(self._fetch_keys, self._keys_changed)
+        waypoints = WaypointSource(self.index, TokenKeys(self._keys.keys, self._keys.want))
+        self.publisher = Publisher(self.index, waypoints, self._readers)
         self._on_delta: list[Callable[[Delta], None]] = [self.publisher.publish]
-        self._http = HttpServer(self.metrics, self._pending, self._connections)
+        self._http = HttpServer(self.metrics, self._pending, Debug(settings.pod_name, self._connections))
         self._trusted = frozenset({(settings.namespace, "ztunnel")})
 
     def _connections(self) -> Iterable[Connection]:
@@ -74,6 +81,12 @@ class Istiod:
     def _readers(self) -> Iterable[TypeState]:
         states = (connection.state for connection in self._connections())
         return (one for state in states if state is not None for one in state.states)
+
+    async def _fetch_keys(self, issuer: Issuer, timeout: float) -> str:
+        return await Fetcher(Guard(self.index.settings.jwks_allowed)).fetch(issuer, timeout)
+
+    def _keys_changed(self, issuer: Issuer) -> None:
+        self.publisher.waypoints.keys_changed(issuer)
 
     def _pending(self) -> Iterable[str]:
         return () if self.ready.is_set() else ("the first state of the mesh",)
@@ -90,6 +103,7 @@ class Istiod:
             for task in (main, *stopping):
                 task.cancel()
             await asyncio.wait((main, *stopping))
+            await self._keys.close()
             await self._http.stop()
         if not main.cancelled():
             main.result()
@@ -105,6 +119,7 @@ class Istiod:
         async with asyncio.TaskGroup() as group:
             group.create_task(informers.run())
             await source.start()
+            group.create_task(source.run())
             await self._serve(group, informers, status)
 
     async def _serve(self, group: asyncio.TaskGroup, informers: Informers, status: StatusWriter) -> None:
@@ -120,6 +135,8 @@ class Istiod:
         bundle = CaBundle(self._client, authority.root_pem, settings.service, settings.namespace)
         roots = RootPublisher(self._client, informers.namespaces, authority.root_pem)
         self.ports["webhook"] = await webhook.start(settings.listen, settings.webhook_port)
+        # Proxies have the issuers' keys from before; until each issuer was asked they would be told that there are none.
+        await self._keys.tried()
         self.ports["xds"] = (await server.start(f"{settings.listen}:{settings.xds_port}")).port
         self._server = server
         self._on_delta.append(lambda delta: self._settings_changed(delta, trust_domain))
@@ -159,15 +176,32 @@ class Istiod:
         )
         access = Access(self.index, self.publisher, self._trusted)
         certificate = RotatingCertificate(authority, names)
-        return IstiodServer(certificate, authenticator, certificates, access, on_rejection=self._rejected)
+        return IstiodServer(
+            certificate,
+            authenticator,
+            certificates,
+            access,
+            on_rejection=self._rejected,
+            on_answer=self.publisher.answered,
+        )
 
     def _waypoint_image(self) -> WaypointImage:
         settings = self._settings
         istiod = f"{settings.hostname}:15012"
         return WaypointImage(settings.waypoint_image, istiod, self.index.settings.trust_domain)
 
-    def _rejected(self, _: ClientNode, rejection: Rejection) -> None:
+    def _rejected(self, node: ClientNode, rejection: Rejection) -> None:
         self.metrics.rejects.labels(rejection.type_url.rpartition(".")[2]).inc()
+        gateway = node.metadata.get("GATEWAY_NAME")
+        if gateway:
+            log.error(
+                "a waypoint cannot use a part of its configuration",
+                waypoint=f"{node.metadata.get('NAMESPACE')}/{gateway}",
+                pod=node.metadata.get("NAME"),
+                resources=list(rejection.names),
+                reason=rejection.message,
+                consequence="the waypoint goes on with what it had",
+            )
 
     def _changed(self, delta: Delta) -> None:
         started = time.perf_counter()

@@ -46,6 +46,7 @@ class Informers:
     gateways: Informer[Gateway]
     authorization_policies: Informer[Manifest]
     peer_authentications: Informer[Manifest]
+    request_authentications: Informer[Manifest]
     service_entries: Informer[Manifest]
     workload_entries: Informer[Manifest]
     mesh_config: Informer[ConfigMap]
@@ -69,6 +70,7 @@ class Informers:
             gateways=Informer(client, res.GATEWAYS),
             authorization_policies=Informer(client, res.AUTHORIZATION_POLICIES),
             peer_authentications=Informer(client, res.PEER_AUTHENTICATIONS),
+            request_authentications=Informer(client, res.REQUEST_AUTHENTICATIONS),
             service_entries=Informer(client, res.SERVICE_ENTRIES),
             workload_entries=Informer(client, res.WORKLOAD_ENTRIES),
             mesh_config=Informer(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
 from tulle.istiod import wds
 from tulle.istiod.authorization_pb import authorization
@@ -23,10 +22,8 @@ from tulle.istiod.index.state import Delta, WorkloadState
 from tulle.istiod.waypoint_source import POLICY_TYPES, WaypointSource
 from tulle.xds import types
 from tulle.xds.delta import TypeState
+from tulle.xds.proto import workload_pb2
 from tulle.xds.resources import ResourceMap
-
-_FIRST_LOOK = 0.002
-_LONGEST_PAUSE = 1.0
 
 
 class Publisher:
@@ -38,6 +35,7 @@ class Publisher:
     def __init__(self, index: MeshIndex, waypoints: WaypointSource, readers: Callable[[], Iterable[TypeState]]) -> None:
         self.addresses = ResourceMap(types.ADDRESS)
         self.authorizations = ResourceMap(types.AUTHORIZATION)
+        self._workloads: ResourceMap | None = None
         self.waypoints = waypoints
         self._index = index
         self._readers = readers
@@ -46,6 +44,17 @@ class Publisher:
         self._waiting: set[Uid] = set()
         self._started = False
         self._pending = asyncio.Event()
+
+    @property
+    def workloads(self) -> ResourceMap:
+        """Workloads without services, in the older form of the protocol (spec E1). It is kept from when somebody first asks for it."""
+        if self._workloads is None:
+            self._workloads = ResourceMap(types.WORKLOAD)
+            for uid in self._index.workloads:
+                entry = self.addresses.get(uid)
+                if entry is not None:
+                    self._workloads.set(uid, workload_pb2.Address.FromString(entry.body()).workload, entry.aliases)
+        return self._workloads
 
     def publish(self, delta: Delta) -> None:
         """Bring all maps up to date with a flush of the index."""
@@ -90,6 +99,8 @@ class Publisher:
         state = self._index.workloads.get(uid)
         if state is None:
             self.addresses.remove(uid)
+            if self._workloads is not None:
+                self._workloads.remove(uid)
             self._trusting.pop(uid, None)
             self._waiting.discard(uid)
             return
@@ -107,7 +118,11 @@ class Publisher:
             self._trusting[uid] = wanted
         else:
             self._trusting.pop(uid, None)
-        self.addresses.set(uid, wds.workload_address(state, policies), wds.address_aliases(state.record.addresses))
+        aliases = wds.address_aliases(state.record.addresses, state.record.network)
+        address = wds.workload_address(state, policies)
+        self.addresses.set(uid, address, aliases)
+        if self._workloads is not None:
+            self._workloads.set(uid, address.workload, aliases)
 
     def _may_trust(self, uid: Uid, state: WorkloadState) -> bool:
         if not self._started or _generated(state) <= self._trusting.get(uid, frozenset()):
@@ -129,18 +144,17 @@ class Publisher:
         mine = (self.addresses, self.authorizations)
         return all(state.idle() for state in self._readers() if any(state.resources is one for one in mine))
 
+    def answered(self) -> None:
+        """Some proxy has answered, or is gone: handovers that wait for that may go on."""
+        if self._unfinished:
+            self._pending.set()
+
     async def run(self) -> None:
         """Finish the handovers that wait for an acknowledgement, until cancelled. Idle while there are none."""
         while True:
             await self._pending.wait()
-            pause = _FIRST_LOOK
-            while self._unfinished:
-                self._pending.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._pending.wait(), pause)
-                    pause = _FIRST_LOOK
-                pause = _FIRST_LOOK if self.advance() else min(pause * 2, _LONGEST_PAUSE)
             self._pending.clear()
+            self.advance()
 
     def advance(self) -> bool:
         """Finish the handovers whose other side has acknowledged; says whether there was one."""

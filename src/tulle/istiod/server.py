@@ -127,10 +127,11 @@ class IstiodServer:
         source: Source,
         *,
         on_rejection: Callable[[ClientNode, Rejection], None] | None = None,
+        on_answer: Callable[[], None] | None = None,
     ) -> None:
         self._certificate = certificate
         self._authenticator = authenticator
-        self.ads = AdsServer(source, self._authenticate, on_rejection)
+        self.ads = AdsServer(source, self._authenticate, on_rejection, on_answer)
         self._certificates = certificates
         self._server: grpc.aio.Server | None = None
         self._renewal: asyncio.Future[None] | None = None

@@ -26,7 +26,12 @@ from tulle.kube.objects import ConfigMap
 from tulle.security.admission import validate
 from tulle.security.mesh import InvalidMeshConfig, MeshSettings, parse_mesh_config
 from tulle.security.model import MtlsMode, PeerAuthentication
-from tulle.security.parse import InvalidObject, parse_peer_authentication, policy_or_closed
+from tulle.security.parse import (
+    InvalidObject,
+    parse_peer_authentication,
+    parse_request_authentication,
+    policy_or_closed,
+)
 
 T = TypeVar("T")
 log = structlog.get_logger("tulle.istiod.source")
@@ -56,7 +61,7 @@ class MeshSource:
         self._index = index
         self._on_delta = on_delta
         self._live = False
-        self._scheduled = False
+        self._changed = asyncio.Event()
         self._settings_known = asyncio.Event()
         self._feed(informers.namespaces, convert.from_namespace)
         self._feed(informers.nodes, convert.from_node)
@@ -69,8 +74,10 @@ class MeshSource:
         self._feed(informers.workload_entries, entries.from_workload_entry)
         self._feed(informers.authorization_policies, _from_policy)
         self._feed(informers.peer_authentications, _from_peer_authentication)
+        self._feed(informers.request_authentications, _from_request_authentication)
         informers.authorization_policies.on_change(lambda change: _complain("AuthorizationPolicy", change))
         informers.peer_authentications.on_change(lambda change: _complain("PeerAuthentication", change))
+        informers.request_authentications.on_change(lambda change: _complain("RequestAuthentication", change))
         informers.mesh_config.on_change(self._mesh_config_changed)
         self._informers = informers
 
@@ -113,13 +120,20 @@ class MeshSource:
         self._live = True
         self._flush()
 
+    async def run(self) -> None:
+        """Flush whatever has changed, until cancelled. What a flush raises ends this, and istiod: a start anew is better than proxies
+        that are told half of a change.
+        """
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._flush()
+
     def _schedule(self) -> None:
-        if self._live and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        if self._live:
+            self._changed.set()
 
     def _flush(self) -> None:
-        self._scheduled = False
         delta = self._index.flush()
         if delta:
             self._on_delta(delta)
@@ -140,9 +154,19 @@ def _from_peer_authentication(manifest: Manifest) -> Records:
     return {(Kind.PEER_AUTHENTICATION, (policy.meta.namespace, policy.meta.name)): policy}
 
 
+def _from_request_authentication(manifest: Manifest) -> Records:
+    """An invalid object vouches for nobody: no token is taken for good because of it."""
+    try:
+        policy = parse_request_authentication({"kind": "RequestAuthentication", **manifest})
+    except InvalidObject:
+        return {}
+    return {(Kind.REQUEST_AUTHENTICATION, (policy.meta.namespace, policy.meta.name)): policy}
+
+
 _CONSEQUENCES = {
     "AuthorizationPolicy": "it denies everything where it would have applied",
     "PeerAuthentication": "STRICT holds in its namespace instead",
+    "RequestAuthentication": "no token is accepted because of it",
 }
 
 

@@ -1,6 +1,6 @@
 """The Envoy configuration of every waypoint, kept up to date target by target.
 
-Each waypoint has its own four resource maps, and only its own proxies may read them. When a pod comes or goes only the load assignments of
+Each waypoint has its own resource maps, and only its own proxies may read them. When a pod comes or goes only the load assignments of
 its services change; anything else about a target rebuilds its waypoint's configuration, in which equal resources stay untouched.
 """
 
@@ -14,27 +14,32 @@ import structlog
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import Uid, WaypointKey
 from tulle.istiod.index.state import Delta, Target, WorkloadTarget
+from tulle.istiod.jwks.fetch import Issuer
 from tulle.istiod.waypoint_config import clusters, names
-from tulle.istiod.waypoint_config.resources import build
-from tulle.istiod.waypoint_config.view import PortView, TargetView, WaypointConfigView
-from tulle.istiod.waypoint_targets import target_view
+from tulle.istiod.waypoint_config.resources import TYPES, build
+from tulle.istiod.waypoint_config.view import AuthorizerView, TargetView, WaypointConfigView
+from tulle.istiod.waypoint_keys import TokenKeys
+from tulle.istiod.waypoint_targets import authorizer_views, target_view
 from tulle.xds.resources import ResourceMap
+
+__all__ = ["POLICY_TYPES", "TYPES", "WaypointSource"]
 
 log = structlog.get_logger("tulle.istiod.waypoints")
 
-TYPES = (names.CLUSTER_TYPE, names.ENDPOINT_TYPE, names.LISTENER_TYPE, names.ROUTE_TYPE)
-POLICY_TYPES = (names.LISTENER_TYPE, names.ROUTE_TYPE)
+POLICY_TYPES = (names.EXTENSION_TYPE, names.LISTENER_TYPE, names.ROUTE_TYPE)
 """The types that carry policies: what they acknowledge is enforced."""
 
 
 class WaypointSource:
-    """Resource maps of waypoints. `publish` after every flush of the index."""
+    """Resource maps of waypoints. `publish` after every flush of the index; `keys` are those of token issuers."""
 
-    def __init__(self, index: MeshIndex) -> None:
+    def __init__(self, index: MeshIndex, keys: TokenKeys | None = None) -> None:
         self._index = index
+        self._keys = keys or TokenKeys()
         self._maps: dict[WaypointKey, dict[str, ResourceMap]] = {}
         self._targets: dict[WaypointKey, dict[Target, TargetView]] = {}
         self._held: set[tuple[WaypointKey, Target]] = set()
+        self._authorizers: tuple[AuthorizerView, ...] = ()
 
     def maps(self, key: WaypointKey) -> Mapping[str, ResourceMap]:
         """The maps of one waypoint by type URL; empty ones while nothing is known of it."""
@@ -52,6 +57,7 @@ class WaypointSource:
         waypoint through in the name of policies that the waypoint must therefore not drop first.
         """
         rebuild = {key for key in self._index.waypoints if delta.settings} | set(delta.waypoints)
+        rebuild |= self._renew_authorizers(delta)
         for key, target in delta.targets:
             if self._reaches(target, withdrawn) and target in self._targets.get(key, {}):
                 self._held.add((key, target))
@@ -59,6 +65,27 @@ class WaypointSource:
                 rebuild.add(key)
         for key in rebuild:
             self._rebuild(key)
+        self._keys.settle()
+
+    def keys_changed(self, issuer: Issuer) -> None:
+        """Put an issuer's new keys to use wherever its tokens count."""
+        for key in {key for key, target in self._keys.users(issuer) if self._update(key, target)}:
+            self._rebuild(key)
+
+    def _renew_authorizers(self, delta: Delta) -> set[WaypointKey]:
+        """Take over changes of external authorizers; the waypoints to rebuild for them. Changed endpoints need none."""
+        if not self._index.settings.extension_providers and not self._authorizers:
+            return set()
+        if not (delta.settings or delta.services or delta.workloads):
+            return set()
+        old, self._authorizers = self._authorizers, authorizer_views(self._index)
+        if [replace(one, endpoints=()) for one in old] != [replace(one, endpoints=()) for one in self._authorizers]:
+            return set(self._index.waypoints)
+        for before, now in zip(old, self._authorizers, strict=True):
+            for maps in self._maps.values() if before != now else ():
+                if names.authorizer(now.name) in maps[names.ENDPOINT_TYPE]:
+                    maps[names.ENDPOINT_TYPE].set(names.authorizer(now.name), clusters.authorizer_endpoints(now))
+        return set()
 
     def release(self) -> None:
         """Enforce what is asked for now, everywhere."""
@@ -80,9 +107,10 @@ class WaypointSource:
         old = known.get(target)
         new = None
         if waypoint is not None and waypoint.ours and target in self._index.bound.get(key, ()):
-            new = target_view(self._index, waypoint, target)
+            new = target_view(self._index, waypoint, target, self._keys.of)
         if old is not None and new is not None and (key, target) in self._held:
             new = replace(new, rules=old.rules)
+        self._keys.use((key, target), new.rules.tokens if new is not None else ())
         if new == old:
             return False
         if new is None:
@@ -105,13 +133,16 @@ class WaypointSource:
                 resource_map.replace({})
             return
         settings = self._index.settings
+        targets = tuple(_without_clashes(key, self._ordered(key)))
+        asked = {target.rules.authorizer for target in targets}
         view = WaypointConfigView(
             namespace=waypoint.namespace,
             name=waypoint.name,
             identity=self._index.waypoint_view(waypoint).identity.spiffe,
             trust_domain=settings.trust_domain,
-            targets=tuple(_without_clashes(key, self._ordered(key))),
+            targets=targets,
             path_normalization=settings.path_normalization,
+            authorizers=tuple(one for one in self._authorizers if one.name in asked),
         )
         for type_url, resources in build(view).by_type.items():
             maps[type_url].replace(resources)
@@ -124,14 +155,14 @@ class WaypointSource:
 
 def _shape(view: TargetView) -> TargetView:
     """A target without its endpoints."""
-    return replace(view, ports=tuple(PortView(port.port, port.protocol, ()) for port in view.ports))
+    return replace(view, ports=tuple(replace(port, endpoints=()) for port in view.ports))
 
 
 def _without_clashes(key: WaypointKey, targets: Iterable[TargetView]) -> Iterable[TargetView]:
     """Let the first target that claims an address and port have it: Envoy refuses a listener in which two do."""
     taken: dict[tuple[str, int], str] = {}
     for target in targets:
-        name = f"{target.kind}/{target.namespace}/{target.name}"
+        name = names.target(target)
         free = []
         for port in target.ports:
             clash = next((taken[a, port.port] for a in target.addresses if (a, port.port) in taken), None)

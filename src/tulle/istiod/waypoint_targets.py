@@ -1,11 +1,11 @@
-"""What one waypoint must know of one of its targets: addresses, ports, endpoints and the policies that it enforces there.
+"""What one waypoint must know of one of its targets: addresses, ports, endpoints and what it enforces there.
 
-Pure: the index and the policy engine in, a frozen `TargetView` out.
+Pure: the index, the policy engine and the known keys of token issuers in, a frozen `TargetView` out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tulle.istiod.index.mesh import MeshIndex
@@ -13,52 +13,71 @@ from tulle.istiod.index.records import Protocol, ServiceKey
 from tulle.istiod.index.state import ServiceState, ServiceTarget, Target, WorkloadState
 from tulle.istiod.index.waypoints import Waypoint
 from tulle.istiod.waypoint_config import names
-from tulle.istiod.waypoint_config.view import AppProtocol, EndpointView, PolicyRules, PortView, TargetView
+from tulle.istiod.waypoint_config.view import (
+    ActionRules,
+    AppProtocol,
+    AuthorizerView,
+    EndpointView,
+    PolicyRules,
+    PortView,
+    Rules,
+    TargetView,
+    TokenView,
+)
 from tulle.security.envoy_rbac import Filters, Inputs, http_filters, tcp_filters
 from tulle.security.identity import Identity
-from tulle.security.mesh import MeshSettings
-from tulle.security.model import AuthorizationPolicy
+from tulle.security.mesh import ExtensionProvider, MeshSettings
+from tulle.security.model import Action, AuthorizationPolicy, JwtRule, RequestAuthentication
 
-_INPUTS = Inputs(principal_key=names.PEER_PRINCIPAL)
+Keys = Callable[[JwtRule], str]
+"""The keys of a rule's issuer as a JSON Web Key Set, "" while there are none."""
+
+_INPUTS = Inputs(principal_key=names.PEER_PRINCIPAL, source_ip_key=names.PEER_ADDRESS)
 
 
-def target_view(index: MeshIndex, waypoint: Waypoint, target: Target) -> TargetView | None:
+def target_view(index: MeshIndex, waypoint: Waypoint, target: Target, keys: Keys) -> TargetView | None:
     """The view of a target, or None when it is gone or has no address that a client could dial."""
     if isinstance(target, ServiceTarget):
         service = index.services.get(target.key)
-        return _service(index, waypoint, target.key, service) if service and service.record.addresses else None
+        return _service(index, waypoint, target.key, service, keys) if service and service.record.addresses else None
     workload = index.workloads.get(target.uid)
-    return _workload(index, waypoint, workload) if workload and workload.record.addresses else None
+    return _workload(index, waypoint, workload, keys) if workload and workload.record.addresses else None
 
 
-def _service(index: MeshIndex, waypoint: Waypoint, key: ServiceKey, state: ServiceState) -> TargetView:
+def _service(index: MeshIndex, waypoint: Waypoint, key: ServiceKey, state: ServiceState, keys: Keys) -> TargetView:
     record = state.record
-    endpoints: dict[int, list[EndpointView]] = {port.port: [] for port in record.ports}
-    for uid in sorted(index.tables.members_of(key)):
-        member = index.workloads.get(uid)
-        if member is None or not (member.record.ready or record.publish_not_ready):
-            continue
-        ports = next((one.ports for one in member.services if one.service == key), ())
-        for port in ports:
-            endpoints[port.service_port] += _endpoint(member, port.target_port)
-    policies = index.policy_set.for_service(index.service_view(key), index.waypoint_view(waypoint))
+    endpoints = service_endpoints(index, key)
+    service, view = index.service_view(key), index.waypoint_view(waypoint)
+    policies = index.policy_set.for_service(service, view)
     return TargetView(
         kind=record.kind,
         namespace=record.namespace,
         name=record.name if record.kind == "Service" else record.hostname,
         hostname=record.hostname,
         addresses=record.addresses,
-        ports=tuple(
-            PortView(port.port, _protocol(port.protocol), tuple(endpoints[port.port])) for port in record.ports
-        ),
-        rules=rules_of(policies, index.settings),
+        ports=tuple(_port(index, port.port, port.protocol, endpoints[port.port]) for port in record.ports),
+        rules=rules_of(policies, index.settings, index.tokens_for(service, record.namespace, view), keys),
     )
 
 
-def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState) -> TargetView:
+def service_endpoints(index: MeshIndex, key: ServiceKey) -> dict[int, tuple[EndpointView, ...]]:
+    """The endpoints of a Service that may be used now, by Service port."""
+    record = index.services[key].record
+    found: dict[int, list[EndpointView]] = {port.port: [] for port in record.ports}
+    for uid in sorted(index.tables.members_of(key)):
+        member = index.workloads.get(uid)
+        if member is None or not (member.record.ready or record.publish_not_ready):
+            continue
+        for port in next((one.ports for one in member.services if one.service == key), ()):
+            found[port.service_port] += _endpoint(member, port.target_port)
+    return {port: tuple(endpoints) for port, endpoints in found.items()}
+
+
+def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState, keys: Keys) -> TargetView:
     record = state.record
     known = {port.target_port: port.protocol for one in state.services for port in one.ports}
-    view = index.view(record, state.services, state.binding)
+    workload, view = index.view(record, state.services, state.binding), index.waypoint_view(waypoint)
+    policies = index.policy_set.for_pod_ip(workload, view)
     return TargetView(
         kind=record.kind,
         namespace=record.namespace,
@@ -66,11 +85,15 @@ def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState) -> Tar
         hostname=record.hostname,
         addresses=record.addresses,
         ports=tuple(
-            PortView(port, _protocol(protocol), tuple(_endpoint(state, port)))
-            for port, protocol in sorted(known.items())
+            _port(index, port, protocol, tuple(_endpoint(state, port))) for port, protocol in sorted(known.items())
         ),
-        rules=rules_of(index.policy_set.for_pod_ip(view, index.waypoint_view(waypoint)), index.settings),
+        rules=rules_of(policies, index.settings, index.tokens_for(None, record.namespace, view), keys),
     )
+
+
+def _port(index: MeshIndex, number: int, protocol: Protocol, endpoints: tuple[EndpointView, ...]) -> PortView:
+    read = _protocol(protocol)
+    return PortView(number, read, endpoints, explain=read == "HTTP" and index.settings.explain_refusals)
 
 
 def _endpoint(state: WorkloadState, port: int) -> Iterable[EndpointView]:
@@ -83,26 +106,86 @@ def _endpoint(state: WorkloadState, port: int) -> Iterable[EndpointView]:
 
 
 def _protocol(protocol: Protocol) -> AppProtocol:
-    """A port that does not say that it is HTTP is passed on as bytes; HTTP rules then cannot match, which denies."""
-    return "HTTP" if protocol.http else "TCP"
+    if protocol.http:
+        return "HTTP"
+    return "AUTO" if protocol is Protocol.UNKNOWN else "TCP"
 
 
-def rules_of(policies: Iterable[AuthorizationPolicy], settings: MeshSettings) -> PolicyRules:
-    """What a waypoint enforces of policies, for its HTTP and for its opaque ports."""
+# -- what is enforced -------------------------------------------------------------------------------------------------
+
+
+def rules_of(
+    policies: Iterable[AuthorizationPolicy],
+    settings: MeshSettings,
+    authentications: Iterable[RequestAuthentication] = (),
+    keys: Keys = lambda _: "",
+) -> PolicyRules:
+    """What a waypoint enforces: policies, for HTTP and for opaque ports, and the tokens that count."""
     found = tuple(policies)
-    http, tcp = http_filters(found, settings, _INPUTS), tcp_filters(found, settings, _INPUTS)
-    return PolicyRules(_deny(http), _rules(http.allow), _deny(tcp), _rules(tcp.allow))
+    authorizer, problem = _authorizer(found, settings)
+    return PolicyRules(
+        _actions(http_filters(found, settings, _INPUTS)),
+        _actions(tcp_filters(found, settings, _INPUTS)),
+        tokens=tuple(token for one in authentications for token in _tokens(one, keys)),
+        authorizer=authorizer,
+        no_authorizer=problem,
+    )
 
 
-def _deny(filters: Filters) -> Mapping[str, Any] | None:
-    """CUSTOM and DENY together: both deny what they match, and either is enough (spec C4)."""
-    found = [rules for rules in (_rules(filters.custom), _rules(filters.deny)) if rules is not None]
-    if not found:
+def _actions(filters: Filters) -> ActionRules:
+    return ActionRules(
+        custom=_part(filters.custom, "rules"),
+        audit=_part(filters.audit, "rules"),
+        deny=_part(filters.deny, "rules"),
+        allow=_part(filters.allow, "rules"),
+        dry_deny=_part(filters.deny, "shadow_rules"),
+        dry_allow=_part(filters.allow, "shadow_rules"),
+    )
+
+
+def _part(config: Any, part: str) -> Rules | None:
+    return config.get(part) if config else None
+
+
+def _tokens(policy: RequestAuthentication, keys: Keys) -> Iterable[TokenView]:
+    for index, rule in enumerate(policy.jwt_rules):
+        yield TokenView(f"{policy.meta}/spec.jwtRules[{index}]", rule, keys(rule))
+
+
+def _authorizer(policies: Iterable[AuthorizationPolicy], settings: MeshSettings) -> tuple[str, str]:
+    """The one extension provider that CUSTOM policies name; "" and the reason when there is none to ask (spec C4)."""
+    wanted = sorted({one.provider for one in policies if one.action is Action.CUSTOM and not one.dry_run})
+    if not wanted:
+        return "", ""
+    if len(wanted) > 1:
+        return "", f"only one extension provider can be asked for a workload, found {' and '.join(wanted)}"
+    provider = provider_of(settings, wanted[0])
+    if provider is None:
+        return "", f"extension provider {wanted[0]} is not in the mesh configuration"
+    if provider.ext_authz is None:
+        return "", f"extension provider {wanted[0]} is no external authorizer"
+    return wanted[0], ""
+
+
+def provider_of(settings: MeshSettings, name: str) -> ExtensionProvider | None:
+    """An extension provider of the mesh configuration by its name."""
+    return next((one for one in settings.extension_providers if one.name == name), None)
+
+
+def authorizer_views(index: MeshIndex) -> tuple[AuthorizerView, ...]:
+    """The external authorizers of the mesh configuration whose Service and port are there."""
+    found = (_authorizer_view(index, one) for one in index.settings.extension_providers)
+    return tuple(view for view in found if view is not None)
+
+
+def _authorizer_view(index: MeshIndex, provider: ExtensionProvider) -> AuthorizerView | None:
+    settings = provider.ext_authz
+    if settings is None:
         return None
-    merged = {name: policy for rules in found for name, policy in rules["policies"].items()}
-    return {"action": "DENY", "policies": merged}
-
-
-def _rules(config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The enforced rules of an RBAC filter; a dry run has only shadow rules and enforces nothing."""
-    return config.get("rules") if config else None
+    namespace, _, hostname = settings.service.rpartition("/")
+    keys = sorted(key for key in index.services if key[1] == hostname and (not namespace or key[0] == namespace))
+    # The same host in several namespaces, and the provider names none: no guess.
+    if len(keys) != 1:
+        return None
+    endpoints = service_endpoints(index, keys[0]).get(settings.port)
+    return None if endpoints is None else AuthorizerView(provider.name, settings, hostname, endpoints)

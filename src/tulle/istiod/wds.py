@@ -24,11 +24,11 @@ NETWORK = ""
 _DEFAULT_TRUST_DOMAIN = "cluster.local"
 _LB = pb.LoadBalancing
 _SCOPES: Mapping[str, tuple[pb.LoadBalancing.Scope, ...]] = {
-    "PreferClose": (_LB.NETWORK, _LB.REGION, _LB.ZONE, _LB.SUBZONE),
-    "PreferSameZone": (_LB.NETWORK, _LB.REGION, _LB.ZONE, _LB.SUBZONE),
-    "PreferSameNode": (_LB.NETWORK, _LB.REGION, _LB.ZONE, _LB.SUBZONE, _LB.NODE),
+    "preferclose": (_LB.NETWORK, _LB.REGION, _LB.ZONE, _LB.SUBZONE),
+    "prefersamezone": (_LB.NETWORK, _LB.REGION, _LB.ZONE, _LB.SUBZONE),
+    "prefersamenode": (_LB.NETWORK, _LB.REGION, _LB.ZONE, _LB.SUBZONE, _LB.NODE),
 }
-"""`spec.trafficDistribution`: where to look first; each falls back to farther endpoints."""
+"""`spec.trafficDistribution`, or the annotation, in lower case: where to look first; each falls back to farther endpoints."""
 _FAMILIES = {frozenset({"IPv4"}): pb.IPFamilies.IPV4_ONLY, frozenset({"IPv6"}): pb.IPFamilies.IPV6_ONLY}
 
 
@@ -37,9 +37,10 @@ def service_name(key: ServiceKey) -> str:
     return f"{key[0]}/{key[1]}"
 
 
-def address_aliases(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Under which names a client that only knows an address asks for its owner: `network/ip`."""
-    return tuple(f"{NETWORK}/{address}" for address in addresses)
+def address_aliases(addresses: Iterable[str], network: str = NETWORK) -> tuple[str, ...]:
+    """Under which names a client that only knows an address asks for its owner: `network/ip`. A block of addresses has none."""
+    parsed = (ipaddress.ip_network(address, strict=False) for address in addresses)
+    return tuple(f"{network}/{one.network_address}" for one in parsed if one.num_addresses == 1)
 
 
 def service_address(state: ServiceState, explain_refusals: bool) -> pb.Address:
@@ -54,9 +55,10 @@ def service_address(state: ServiceState, explain_refusals: bool) -> pb.Address:
             pb.Port(service_port=port.port, target_port=port.target, app_protocol=port.protocol.name)
             for port in record.ports
         ],
+        subject_alt_names=record.subject_alt_names,
         load_balancing=_load_balancing(record),
         ip_families=_ip_families(record.ip_families),
-        canonical=record.kind == "Service",
+        canonical=state.canonical,
         ingress_use_waypoint=state.binding.ingress,
         visibility=pb.ServiceVisibility.NAMESPACE if record.namespace_only else pb.ServiceVisibility.PUBLIC,
     )
@@ -148,7 +150,7 @@ def _load_balancing(record: ServiceRecord) -> pb.LoadBalancing | None:
         return _LB(mode=_LB.PASSTHROUGH)
     if record.node_local:
         return _LB(routing_preference=[_LB.NODE], mode=_LB.STRICT, health_policy=health)
-    scopes = _SCOPES.get(record.traffic_distribution)
+    scopes = _SCOPES.get(record.traffic_distribution.lower())
     if scopes:
         return _LB(routing_preference=scopes, mode=_LB.FAILOVER, health_policy=health)
     return _LB(health_policy=health) if record.publish_not_ready else None

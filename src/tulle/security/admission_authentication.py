@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from .durations import read_duration
 from .fields import Checker
 from .model import MtlsMode
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SHORTEST_TIMEOUT = 0.001  # seconds
 MODES = tuple(mode.value for mode in MtlsMode)
 _JWT_FIELDS = (
     "issuer",
@@ -75,6 +79,9 @@ def _jwt_rule(c: Checker, rule: Mapping[str, Any], path: str) -> None:
     c.strings(rule.get("audiences"), f"{path}.audiences")
     c.strings(rule.get("fromParams"), f"{path}.fromParams")
     c.strings(rule.get("fromCookies"), f"{path}.fromCookies")
+    c.strings(rule.get("spaceDelimitedClaims"), f"{path}.spaceDelimitedClaims")
+    _header_name(c, rule, "outputPayloadToHeader", path)
+    _timeout(c, rule, path)
     uri = c.text(rule, "jwksUri", path) or c.text(rule, "jwks_uri", path)
     keys = c.text(rule, "jwks", path)
     if uri and keys:
@@ -83,13 +90,32 @@ def _jwt_rule(c: Checker, rule: Mapping[str, Any], path: str) -> None:
         c.refuse(f"{path}.jwksUri", uri, problem)
     for index, header in enumerate(c.sequence(rule.get("fromHeaders"), f"{path}.fromHeaders")):
         where = f"{path}.fromHeaders[{index}]"
-        if not c.text(c.mapping(header, where, ("name", "prefix")), "name", where):
+        if not _header_name(c, c.mapping(header, where, ("name", "prefix")), "name", where):
             c.refuse(f"{where}.name", None, "the name of the header that carries the token")
     for index, output in enumerate(c.sequence(rule.get("outputClaimToHeaders"), f"{path}.outputClaimToHeaders")):
         where = f"{path}.outputClaimToHeaders[{index}]"
         for key in ("header", "claim"):
             if not c.text(c.mapping(output, where, ("header", "claim")), key, where):
                 c.refuse(f"{where}.{key}", None, f"the {key} must be named")
+        _header_name(c, output, "header", where)
+
+
+def _header_name(c: Checker, holder: object, key: str, path: str) -> str:
+    name = c.text(holder, key, path) if isinstance(holder, Mapping) else ""
+    if name and not _HEADER_NAME.fullmatch(name):
+        c.refuse(f"{path}.{key}", name, "accepted is the name of an HTTP header")
+    return name
+
+
+def _timeout(c: Checker, rule: Mapping[str, Any], path: str) -> None:
+    if not (text := c.text(rule, "timeout", path)):
+        return
+    try:
+        usable = read_duration(text) >= _SHORTEST_TIMEOUT
+    except ValueError:
+        usable = False
+    if not usable:
+        c.refuse(f"{path}.timeout", text, "accepted is a duration of at least 1ms, as in 5s")
 
 
 def _jwks_uri_problem(uri: str) -> str | None:

@@ -29,7 +29,10 @@ def selects(
 
 
 def attaches_at_waypoint(
-    policy: AuthorizationPolicy | RequestAuthentication, waypoint: WaypointView, service: ServiceView | None, root_namespace: str
+    policy: AuthorizationPolicy | RequestAuthentication,
+    waypoint: WaypointView,
+    service: ServiceView | None,
+    root_namespace: str,
 ) -> bool:
     """Whether one of the policy's targetRefs covers traffic through ``waypoint`` to ``service`` (None: to a pod)."""
     namespace = policy.meta.namespace

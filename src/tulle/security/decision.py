@@ -11,17 +11,16 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .evaluation import ZTUNNEL_DIALECT, CompiledPolicy, Dialect, Facts, PolicyTrace
+from .evaluation import CompiledPolicy, Dialect, Facts, PolicyTrace
+from .gate import Gate, allows, gate_for, waypoint_facts
 from .identity import Identity
 from .mesh import MeshSettings
 from .model import Action, AuthorizationPolicy, Meta
-from .paths import normalize
 from .policies import How, PolicySet
-from .reduction import Place, reduce_policy
 from .request import HttpRequest, Request
 from .views import WaypointView
 
-__all__ = ["Decision", "Hop", "HttpRequest", "Outcome", "Request", "decide"]
+__all__ = ["Decision", "Hop", "HttpRequest", "Outcome", "Request", "allows", "decide"]
 
 
 class Outcome(enum.Enum):
@@ -67,17 +66,18 @@ class Decision:
 def decide(policies: PolicySet, request: Request) -> Decision:
     """Decide one request. A plaintext client is never sent through a waypoint (D5)."""
     settings = policies.settings
-    waypoint = request.waypoint if request.client is not None else None
+    gate = gate_for(policies, request)
+    waypoint = gate.waypoint
     hops: list[Hop] = []
     notes: list[str] = []
     if waypoint is not None:
-        hop = _at_waypoint(policies, request, waypoint, notes)
+        hop = _at_waypoint(gate, request, settings, waypoint, notes)
         hops.append(hop)
         if not hop.allowed:
             tls = hop.decided_by is None and not hop.policies
             outcome = Outcome.RESET if request.http is None or tls else Outcome.FORBIDDEN
             return Decision(False, outcome, tuple(hops), tuple(notes))
-    hop = _at_ztunnel(policies, request, waypoint, notes)
+    hop = _at_ztunnel(gate, request, settings, waypoint, notes)
     hops.append(hop)
     if hop.allowed:
         return Decision(True, Outcome.ALLOWED, tuple(hops), tuple(notes))
@@ -99,27 +99,14 @@ def _refused_at_ztunnel(
 # -- the waypoint ----------------------------------------------------------------------------------------------------
 
 
-def _at_waypoint(policies: PolicySet, request: Request, waypoint: WaypointView, notes: list[str]) -> Hop:
-    settings = policies.settings
+def _at_waypoint(gate: Gate, request: Request, settings: MeshSettings, waypoint: WaypointView, notes: list[str]) -> Hop:
     where = f"waypoint {waypoint.key}"
     if request.client is not None and request.client.trust_domain not in settings.trust_domains:
         return Hop(where, False, _foreign(where, request.client, settings.trust_domains))
-    if request.service is not None:
-        found = policies.for_service(request.service, waypoint)
-    else:
-        found = policies.for_pod_ip(request.workload, waypoint)
-    enforced = [policy for policy in found if not policy.dry_run]
-    if request.http is None:
-        enforced = [kept for policy in enforced if (kept := reduce_policy(policy, Place.TCP).policy) is not None]
-    facts = _waypoint_facts(request, settings.path_normalization)
-    dialect = Dialect(True, settings.trust_domains, settings.head_is_get)
-    traced = [(policy, CompiledPolicy(policy, dialect).trace(facts, _note(policy))) for policy in enforced]
+    facts = waypoint_facts(request, settings.path_normalization)
+    traced = (gate.tcp if request.http is None else gate.http).trace(facts)
     _note_settings(traced, facts, settings, notes)
     return _verdict(where, traced, "for this Service")
-
-
-def _note(policy: AuthorizationPolicy) -> str:
-    return "" if policy.target_refs else "selector policy enforced at the waypoint (liftSelectorPolicies)"
 
 
 def _note_settings(
@@ -135,38 +122,13 @@ def _note_settings(
             notes.append(f"headIsGet: {policy.meta} takes HEAD for GET")
 
 
-def _waypoint_facts(request: Request, normalization: str) -> Facts:
-    http = request.http
-    common = Facts(
-        identity=request.client,
-        source_ip=request.source_ip,
-        remote_ip=(http.remote_ip if http is not None else "") or request.source_ip,
-        destination_ip=request.service_ip or request.destination_ip,
-        destination_port=request.service_port or request.port,
-        sni=request.sni,
-    )
-    if http is None:
-        return common
-    return Facts(
-        common.identity,
-        common.source_ip,
-        common.remote_ip,
-        common.destination_ip,
-        common.destination_port,
-        http.host,
-        http.method,
-        normalize(http.path, normalization),
-        http.headers,
-        http.claims,
-        common.sni,
-    )
-
-
 # -- ztunnel ---------------------------------------------------------------------------------------------------------
 
 
-def _at_ztunnel(policies: PolicySet, request: Request, waypoint: WaypointView | None, notes: list[str]) -> Hop:
-    settings, workload = policies.settings, request.workload
+def _at_ztunnel(
+    gate: Gate, request: Request, settings: MeshSettings, waypoint: WaypointView | None, notes: list[str]
+) -> Hop:
+    workload = request.workload
     if not request.captured:
         where = f"pod {workload.namespace}/{workload.name}"
         return Hop(where, True, "it is not captured, so no ztunnel enforces anything before it")
@@ -174,7 +136,7 @@ def _at_ztunnel(policies: PolicySet, request: Request, waypoint: WaypointView | 
     client = request.client if waypoint is None else waypoint.identity
     if client is not None and client.trust_domain != settings.trust_domain:
         return Hop(where, False, _foreign(where, client, (settings.trust_domain,)))
-    mode = policies.peer_authentications.effective(workload, request.port)
+    mode = gate.mode(request.port)
     if client is None and mode.strict:
         return Hop(
             where, False, f"the client has no identity (plaintext) and {mode.reason}", (), mode.source, mode.path
@@ -185,27 +147,11 @@ def _at_ztunnel(policies: PolicySet, request: Request, waypoint: WaypointView | 
         destination_ip=request.destination_ip,
         destination_port=request.port,
     )
-    traced = []
-    applied = policies.applied(workload)
-    for item in applied:
-        if item.how is not How.LIFTED:
-            reduced = policies.reduced(item)
-            note = "" if reduced.rules == item.policy.rules else _dropped_note(item.policy, item.how)
-            traced.append((reduced, CompiledPolicy(reduced, ZTUNNEL_DIALECT).trace(facts, note)))
-    replacing = policies.replacing(applied, workload)
-    for policy in replacing:
-        traced.append((policy, CompiledPolicy(policy, ZTUNNEL_DIALECT).trace(facts, "stands for lifted policies")))
-    if replacing and not notes:
-        lifted = ", ".join(str(item.policy.meta) for item in applied if item.how is How.LIFTED)
+    traced = gate.ztunnel.trace(facts)
+    if gate.replacing and not notes:
+        lifted = ", ".join(str(item.policy.meta) for item in gate.applied if item.how is How.LIFTED)
         notes.append(f"liftSelectorPolicies: ztunnel accepts the waypoint in the place of {lifted}")
     return _verdict(where, traced, "for this workload")
-
-
-def _dropped_note(policy: AuthorizationPolicy, how: How) -> str:
-    place = Place.ZTUNNEL_CLOSED if how is How.ZTUNNEL_CLOSED else Place.ZTUNNEL
-    reduction = reduce_policy(policy, place)
-    effects = "; ".join(dict.fromkeys(item.effect.value for item in reduction.dropped))
-    return f"ztunnel cannot test {', '.join(reduction.fields)}: {effects}"
 
 
 # -- both ------------------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .evaluation import expand_methods
+from .evaluation import by_element, expand_methods
 from .identity import SCHEME
 from .match import (
     StringForm,
+    element_regex,
     glob_regex,
     network_predicate,
     read_network,
@@ -51,8 +52,9 @@ class Inputs:
     addresses: tuple[str, ...] | None = None
 
 
-def principal(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs) -> list[Json]:
-    """Principal matchers, one per value; any of them may hold. The term's negation is the caller's."""
+def principal(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs, denies: bool = False) -> list[Json]:
+    """Principal matchers, at least one per value; any of them may hold. The term's negation is the caller's. ``denies``: the
+    term is of a policy whose match keeps the request out."""
     values = term.values
     match term.attribute:
         case Attribute.PRINCIPAL:
@@ -70,7 +72,7 @@ def principal(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs
         case Attribute.REMOTE_IP:
             return [_address(value, inputs.remote_ip_key, "remote_ip") for value in values]
         case Attribute.HEADER:
-            return [{"header": {"name": term.argument[0], "string_match": string_matcher(value)}} for value in values]
+            return [m for value in values for m in _request_header(term.argument[0], value, by_element(term, denies))]
         case Attribute.REQUEST_PRINCIPAL:
             return [_token_principal(value) for value in values]
         case Attribute.AUDIENCE:
@@ -171,6 +173,13 @@ def _destination_ip(value: str, inputs: Inputs) -> Json:
 
 def _header(name: str, matcher: Json) -> Json:
     return {"header": {"name": name, "string_match": matcher}}
+
+
+def _request_header(name: str, value: str, elements: bool) -> list[Json]:
+    """Envoy joins what is repeated of some headers (User-Agent, Accept, X-Forwarded-For and others) before it matches."""
+    whole = [_header(name, string_matcher(value))]
+    regex = element_regex(value) if elements else None
+    return whole if regex is None else [*whole, _header(name, _regex(regex))]
 
 
 def _path(pattern: str) -> Json:

@@ -135,9 +135,7 @@ def _rule(policy: AuthorizationPolicy, rule: Rule, settings: MeshSettings, input
             of_permission = bool(entry.terms) and entry.terms[0].attribute in _PERMISSIONS
         else:
             of_permission = group.kind == "to"
-        alternatives = [
-            _entry(entry, policy.meta.namespace, settings, inputs, of_permission) for entry in group.entries
-        ]
+        alternatives = [_entry(entry, policy, settings, inputs, of_permission) for entry in group.entries]
         (permissions if of_permission else principals).append(_any_of(alternatives, of_permission))
     return {
         "permissions": [_all_of(permissions, True)],
@@ -145,15 +143,21 @@ def _rule(policy: AuthorizationPolicy, rule: Rule, settings: MeshSettings, input
     }
 
 
-def _entry(entry: Entry, namespace: str, settings: MeshSettings, inputs: Inputs, of_permission: bool) -> Json:
+def _entry(
+    entry: Entry, policy: AuthorizationPolicy, settings: MeshSettings, inputs: Inputs, of_permission: bool
+) -> Json:
     if not entry.terms:
         return _not({"any": True}, of_permission)
-    return _all_of([_term(term, namespace, settings, inputs, of_permission) for term in entry.terms], of_permission)
+    return _all_of([_term(term, policy, settings, inputs, of_permission) for term in entry.terms], of_permission)
 
 
-def _term(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs, of_permission: bool) -> Json:
-    make = permission if of_permission else principal
-    matcher = _any_of(make(term, namespace, settings, inputs), of_permission)
+def _term(term: Term, policy: AuthorizationPolicy, settings: MeshSettings, inputs: Inputs, of_permission: bool) -> Json:
+    namespace = policy.meta.namespace
+    if of_permission:
+        found = permission(term, namespace, settings, inputs)
+    else:
+        found = principal(term, namespace, settings, inputs, policy.action is not Action.ALLOW)
+    matcher = _any_of(found, of_permission)
     return _not(matcher, of_permission) if term.negated else matcher
 
 

@@ -15,18 +15,22 @@ from .match import (
     Predicate,
     exact_predicate,
     glob_predicate,
+    header_elements,
     host_predicate,
     network_predicate,
     read_service_account,
     split_request_principal,
     string_predicate,
 )
-from .model import AuthorizationPolicy, Meta
+from .model import Action, AuthorizationPolicy, Meta
 from .paths import path_predicate
 from .terms import Attribute, Group, Term, groups
 from .trust import expand_principals, expand_trust_domains
 
 _PAIR = "\x00"
+
+Candidates = Callable[["Facts", tuple[str, ...]], tuple[str, ...]]
+"""Reads the strings that a term is tested against, given its argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +103,42 @@ class PolicyTrace:
 
 
 @dataclass(frozen=True, slots=True)
-class _Test:
+class CompiledTerm:
+    """A term with its patterns compiled."""
+
     term: Term
     predicates: tuple[Predicate, ...]
+    read: Candidates
 
     def holds(self, facts: Facts) -> bool:
-        found = candidates(self.term, facts)
-        hit = any(predicate(text) for text in found for predicate in self.predicates)
-        return hit != self.term.negated
+        """Whether one of the values is matched, or with a negated term none."""
+        for text in self.read(facts, self.term.argument):
+            for predicate in self.predicates:
+                if predicate(text):
+                    return not self.term.negated
+        return self.term.negated
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    path: str
-    entries: tuple[tuple[_Test, ...], ...]
+class CompiledGroup:
+    """A group with its terms compiled: any entry all of whose tests hold. An entry without tests never does."""
+
+    entries: tuple[tuple[CompiledTerm, ...], ...]
 
     def holds(self, facts: Facts) -> bool:
-        return any(bool(entry) and all(test.holds(facts) for test in entry) for entry in self.entries)
+        """Whether any entry holds."""
+        for entry in self.entries:
+            for test in entry:
+                if not test.holds(facts):
+                    break
+            else:
+                if entry:
+                    return True
+        return False
 
     def nearest_mismatch(self, facts: Facts) -> Mismatch | None:
         """The first failing test of the entry in which the most tests hold."""
-        best: tuple[int, _Test] | None = None
+        best: tuple[int, CompiledTerm] | None = None
         for entry in self.entries:
             failing = [test for test in entry if not test.holds(facts)]
             score = len(entry) - len(failing)
@@ -135,25 +154,28 @@ class _Group:
 class CompiledPolicy:
     """A policy with its patterns compiled for one dialect."""
 
-    __slots__ = ("_rules", "policy")
+    __slots__ = ("policy", "rules")
 
     def __init__(self, policy: AuthorizationPolicy, dialect: Dialect) -> None:
         self.policy = policy
         namespace = policy.meta.namespace
-        self._rules = tuple(
-            (rule.path, tuple(_compile_group(group, namespace, dialect) for group in groups(rule)))
+        self.rules = tuple(
+            tuple(
+                _compile_group(group, namespace, dialect, policy.action is not Action.ALLOW) for group in groups(rule)
+            )
             for rule in policy.rules
         )
 
     def matches(self, facts: Facts) -> bool:
         """Whether any rule matches."""
-        return any(all(group.holds(facts) for group in rule) for _, rule in self._rules)
+        return any(all(group.holds(facts) for group in rule) for rule in self.rules)
 
     def trace(self, facts: Facts, note: str = "") -> PolicyTrace:
         """Evaluate with reasons."""
         meta, action = self.policy.meta, self.policy.action.value
         best: tuple[float, str, Mismatch | None] | None = None
-        for path, rule in self._rules:
+        for written, rule in zip(self.policy.rules, self.rules, strict=True):
+            path = written.path
             failing = [group for group in rule if not group.holds(facts)]
             if not failing:
                 return PolicyTrace(meta, action, True, path, None, note, 1.0)
@@ -165,11 +187,19 @@ class CompiledPolicy:
         return PolicyTrace(meta, action, False, best[1], best[2], note, best[0])
 
 
-def _compile_group(group: Group, namespace: str, dialect: Dialect) -> _Group:
-    entries = tuple(
-        tuple(_Test(term, predicates(term, namespace, dialect)) for term in entry.terms) for entry in group.entries
-    )
-    return _Group(group.entries[0].path, entries)
+def _compile_group(group: Group, namespace: str, dialect: Dialect, denies: bool) -> CompiledGroup:
+    def compiled(term: Term) -> CompiledTerm:
+        read = _elements if by_element(term, denies) else candidates_of(term.attribute)
+        return CompiledTerm(term, predicates(term, namespace, dialect), read)
+
+    return CompiledGroup(tuple(tuple(compiled(term) for term in entry.terms) for entry in group.entries))
+
+
+def by_element(term: Term, denies: bool) -> bool:
+    """Whether a header's elements count one by one: where a match keeps a request out, so that a joined value hides none.
+
+    Where a match lets a request in, the whole value must match."""
+    return term.attribute is Attribute.HEADER and denies != term.negated
 
 
 def predicates(term: Term, namespace: str, dialect: Dialect) -> tuple[Predicate, ...]:
@@ -210,7 +240,11 @@ def expand_methods(values: tuple[str, ...], head_is_get: bool) -> tuple[str, ...
 
 
 def _request_principal(value: str) -> Predicate:
-    issuer, subject = (string_predicate(part) for part in split_request_principal(value))
+    """A token without an issuer has no principal, so a pattern without one matches nothing."""
+    parts = split_request_principal(value)
+    issuer, subject = (string_predicate(part) for part in parts)
+    if not parts[0]:
+        return lambda _: False
 
     def matches(pair: str) -> bool:
         left, _, right = pair.partition(_PAIR)
@@ -219,22 +253,41 @@ def _request_principal(value: str) -> Predicate:
     return matches
 
 
+def candidates_of(attribute: Attribute) -> Candidates:
+    """What reads an attribute from the facts."""
+    return _CANDIDATES[attribute]
+
+
+def superset_of(attribute: Attribute) -> Candidates:
+    """What reads at least every string that some term on the attribute is tested against."""
+    return _elements if attribute is Attribute.HEADER else candidates_of(attribute)
+
+
+def value_pair(issuer: str, subject: str) -> str:
+    """The principal of a token as one string that no slash in either part can confuse."""
+    return issuer + _PAIR + subject
+
+
 def candidates(term: Term, facts: Facts) -> tuple[str, ...]:
     """The strings that a term is tested against; none when the request lacks the attribute."""
     return _CANDIDATES[term.attribute](facts, term.argument)
 
 
-def _identity(read: Callable[[Identity], str]) -> Callable[[Facts, tuple[str, ...]], tuple[str, ...]]:
+def _identity(read: Callable[[Identity], str]) -> Candidates:
     return lambda facts, _: () if facts.identity is None else (read(facts.identity),)
 
 
-def _plain(read: Callable[[Facts], str]) -> Callable[[Facts, tuple[str, ...]], tuple[str, ...]]:
+def _plain(read: Callable[[Facts], str]) -> Candidates:
     return lambda facts, _: (text,) if (text := read(facts)) else ()
 
 
 def _headers(facts: Facts, argument: tuple[str, ...]) -> tuple[str, ...]:
     """Every value of a header on its own, never joined (CVE-2026-26308)."""
     return tuple(value for name, value in facts.headers if name.lower() == argument[0])
+
+
+def _elements(facts: Facts, argument: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(element for value in _headers(facts, argument) for element in header_elements(value))
 
 
 def _claim(facts: Facts, path: tuple[str, ...]) -> tuple[str, ...]:
@@ -252,10 +305,10 @@ def _claim(facts: Facts, path: tuple[str, ...]) -> tuple[str, ...]:
 
 def _token_principal(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
     issuer, subject = _claim(facts, ("iss",)), _claim(facts, ("sub",))
-    return (issuer[0] + _PAIR + subject[0],) if issuer and subject else ()
+    return (value_pair(issuer[0], subject[0]),) if issuer and subject else ()
 
 
-_CANDIDATES: Mapping[Attribute, Callable[[Facts, tuple[str, ...]], tuple[str, ...]]] = {
+_CANDIDATES: Mapping[Attribute, Candidates] = {
     Attribute.PRINCIPAL: _identity(lambda identity: identity.principal),
     Attribute.NAMESPACE: _identity(lambda identity: identity.namespace),
     Attribute.SERVICE_ACCOUNT: _identity(lambda identity: f"{identity.namespace}/{identity.service_account}"),

@@ -148,6 +148,27 @@ def read_service_account(value: str, policy_namespace: str) -> tuple[str, str]:
     return (namespace, name) if slash else (policy_namespace, value)
 
 
+def header_elements(value: str) -> tuple[str, ...]:
+    """A header's value, and if it is a list its elements too: repeating a header and joining with commas say the same
+    (RFC 9110, 5.3), and proxies turn the one into the other."""
+    if "," not in value:
+        return (value,)
+    return (value, *(part.strip(" \t") for part in value.split(",")))
+
+
+def element_regex(pattern: str) -> str | None:
+    """The expression of a whole header value one of whose elements matches; None when only whole values can match."""
+    read = read_string(pattern)
+    if read.form is StringForm.PRESENCE or not read.value or "," in read.value or read.value != read.value.strip(" \t"):
+        return None
+    element = re.escape(read.value)
+    if read.form is StringForm.PREFIX:
+        element += "[^,]*"
+    elif read.form is StringForm.SUFFIX:
+        element = "[^,]*" + element
+    return f"(?:.*,)?[ \t]*{element}[ \t]*(?:,.*)?"
+
+
 def split_request_principal(value: str) -> tuple[str, str]:
     """Split a pattern ``iss/sub`` at its last slash (C3).
 

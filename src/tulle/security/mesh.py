@@ -11,8 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .match import read_network
+from .providers import ExtensionProvider, InvalidMeshConfig, read_providers
+
+__all__ = ["PROFILES", "ExtensionProvider", "InvalidMeshConfig", "MeshSettings", "parse_mesh_config", "profile"]
+
 PATH_NORMALIZATIONS = ("NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES")
 
+_JWKS_ALLOWED = "jwksAllowedAddresses"
 # Each profile only sets these four keys.
 PROFILES: Mapping[str, Mapping[str, bool]] = {
     "lesson": {
@@ -30,22 +36,6 @@ PROFILES: Mapping[str, Mapping[str, bool]] = {
 }
 
 
-class InvalidMeshConfig(ValueError):  # noqa: N818 - it names the finding, as NotFound does
-    """A MeshConfig that cannot be used; ``path`` names the field."""
-
-    def __init__(self, path: str, found: object, accepted: str) -> None:
-        super().__init__(f"mesh configuration: {path}: found {found!r}; accepted is {accepted}")
-        self.path = path
-
-
-@dataclass(frozen=True, slots=True)
-class ExtensionProvider:
-    """An entry of extensionProviders, kept as it stands: its name and the one block that defines it."""
-
-    name: str
-    kind: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class MeshSettings:
     """The settings, with upstream's defaults. See ``profile`` for the two named sets."""
@@ -59,6 +49,9 @@ class MeshSettings:
     lift_selector_policies: bool = False
     head_is_get: bool = False
     explain_refusals: bool = False
+    jwks_allowed: tuple[str, ...] = ()
+    """Addresses and ranges that keys of token issuers may be fetched from although they are loopback, link-local or a
+    metadata service (``tulle.jwksAllowedAddresses``)."""
 
     @property
     def trust_domains(self) -> tuple[str, ...]:
@@ -77,7 +70,7 @@ def parse_mesh_config(config: Mapping[str, Any] | None) -> MeshSettings:
     """Read the settings from a MeshConfig given as a dict. Raises InvalidMeshConfig with the field's path."""
     config = _mapping(config, "")
     switches = _mapping(config.get("tulle"), "tulle")
-    known = PROFILES["istio"]
+    known = (*PROFILES["istio"], _JWKS_ALLOWED)
     for key in switches:
         if key not in known:
             raise InvalidMeshConfig(f"tulle.{key}", switches[key], "one of the keys " + ", ".join(known))
@@ -91,11 +84,12 @@ def parse_mesh_config(config: Mapping[str, Any] | None) -> MeshSettings:
         trust_domain_aliases=_names(config, "trustDomainAliases"),
         root_namespace=_name(config, "rootNamespace", "istio-system"),
         path_normalization=normalization,
-        extension_providers=_providers(config.get("extensionProviders")),
+        extension_providers=read_providers(config.get("extensionProviders")),
         waypoint_label_alias=_switch(switches, "waypointLabelAlias"),
         lift_selector_policies=_switch(switches, "liftSelectorPolicies"),
         head_is_get=_switch(switches, "headIsGet"),
         explain_refusals=_switch(switches, "explainRefusals"),
+        jwks_allowed=_networks(switches, _JWKS_ALLOWED),
     )
 
 
@@ -131,17 +125,13 @@ def _switch(switches: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _providers(values: object) -> tuple[ExtensionProvider, ...]:
-    if values is None:
-        return ()
+def _networks(switches: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    values = switches.get(key) or ()
     if isinstance(values, str) or not isinstance(values, Sequence):
-        raise InvalidMeshConfig("extensionProviders", values, "a list")
-    providers = []
+        raise InvalidMeshConfig(f"tulle.{key}", values, "a list of addresses or CIDR ranges")
     for index, value in enumerate(values):
-        entry = _mapping(value, f"extensionProviders[{index}]")
-        name = entry.get("name")
-        if not isinstance(name, str) or not name:
-            raise InvalidMeshConfig(f"extensionProviders[{index}].name", name, "a non-empty name")
-        kinds = [key for key in entry if key != "name"]
-        providers.append(ExtensionProvider(name, kinds[0] if kinds else ""))
-    return tuple(providers)
+        try:
+            read_network(str(value))
+        except ValueError:
+            raise InvalidMeshConfig(f"tulle.{key}[{index}]", value, "an address or a CIDR range") from None
+    return tuple(map(str, values))

@@ -146,7 +146,11 @@ class PeerAuthentication:
 
 @dataclass(frozen=True, slots=True)
 class JwtRule:
-    """One issuer that a RequestAuthentication accepts."""
+    """One issuer that a RequestAuthentication accepts.
+
+    Keys come from ``jwks``, else ``jwks_uri``, else the issuer's OpenID discovery document. ``output_claims`` are (header,
+    claim) pairs; ``timeout`` is for one fetch of the keys, in seconds.
+    """
 
     issuer: str
     audiences: Strings = ()
@@ -155,6 +159,11 @@ class JwtRule:
     from_headers: tuple[tuple[str, str], ...] = ()
     from_params: Strings = ()
     forward: bool = False
+    from_cookies: Strings = ()
+    output_payload_header: str = ""
+    output_claims: tuple[tuple[str, str], ...] = ()
+    space_delimited_claims: Strings = ()
+    timeout: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

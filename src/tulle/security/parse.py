@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .admission import validate
+from .durations import read_duration
 from .fields import FieldError
 from .model import (
     Action,
@@ -166,4 +167,9 @@ def _jwt_rule(rule: Mapping[str, Any]) -> JwtRule:
         tuple((header["name"], header.get("prefix") or "") for header in rule.get("fromHeaders") or ()),
         tuple(rule.get("fromParams") or ()),
         bool(rule.get("forwardOriginalToken")),
+        tuple(rule.get("fromCookies") or ()),
+        rule.get("outputPayloadToHeader") or "",
+        tuple((output["header"], output["claim"]) for output in rule.get("outputClaimToHeaders") or ()),
+        tuple(rule.get("spaceDelimitedClaims") or ()),
+        read_duration(rule["timeout"]) if rule.get("timeout") else 5.0,
     )

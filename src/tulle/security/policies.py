@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .attachment import attaches_at_waypoint, selects
 from .fallback import closed_for_ztunnel
@@ -20,6 +21,9 @@ from .peer_authentication import PeerAuthentications
 from .reduction import Place, reduce_policy
 from .views import ServiceView, WaypointView, WorkloadView
 from .ztunnel import Scope, ZtunnelPolicy, convert, scope_of
+
+if TYPE_CHECKING:
+    from .gate import Gate
 
 __all__ = ["Applied", "How", "PolicySet", "ServiceView", "WaypointView", "WorkloadView"]
 
@@ -60,6 +64,8 @@ class PolicySet:
         for policy in _ordered(policies):
             self._place(policy)
         self._sent: Mapping[str, ZtunnelPolicy] | None = None
+        #: What has been compiled from this set, by ``gate``; it lives and dies with the set.
+        self.gates: dict[tuple[int, int, int], Gate] = {}
 
     def _place(self, policy: AuthorizationPolicy) -> None:
         namespace = policy.meta.namespace
@@ -136,6 +142,17 @@ class PolicySet:
         policy = self._closed(item.policy)
         reduced = reduce_policy(policy, self._ztunnel_place(policy)).policy
         return policy if reduced is None else reduced
+
+    def note_at_ztunnel(self, item: Applied) -> str:
+        """How the form that ztunnel enforces differs from the policy as written, "" if it does not."""
+        notes = []
+        reduction = reduce_policy(item.policy, self._ztunnel_place(item.policy))
+        if reduction.dropped:
+            effects = "; ".join(dict.fromkeys(dropped.effect.value for dropped in reduction.dropped))
+            notes.append(f"ztunnel cannot test {', '.join(reduction.fields)}: {effects}")
+        if self._closed(item.policy) != item.policy:
+            notes.append("restated for ztunnel to deny at least what a waypoint would")
+        return "; ".join(notes)
 
     def _closed(self, policy: AuthorizationPolicy) -> AuthorizationPolicy:
         """With lifting a policy may be enforced at either place, so ztunnel must not read it more narrowly."""

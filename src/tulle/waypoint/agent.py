@@ -1,6 +1,6 @@
 """The waypoint's agent: certificate, configuration and Envoy brought together.
 
-Everything that Envoy is told goes through one local ADS server on a unix socket: istiod's four types as they came, and the secrets made
+Everything that Envoy is told goes through one local ADS server on a unix socket: istiod's types as they came, and the secrets made
 here. Envoy starts at once and waits; without a certificate or a configuration it listens on nothing.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
 import structlog
@@ -25,11 +25,14 @@ from tulle.waypoint.relay import Relay
 from tulle.waypoint.settings import Settings
 from tulle.xds import channels, types
 from tulle.xds.client import AdsClient
-from tulle.xds.delta import Rejection
+from tulle.xds.delta import Rejection, TypeState
 from tulle.xds.resources import ResourceMap
 from tulle.xds.server import AdsServer, ClientNode
 
 _log = structlog.get_logger("tulle.waypoint")
+
+_FLUSH_SECONDS = 0.25
+"""How long a line of the access log may wait: somebody who follows the log is looking at what just happened."""
 
 
 class Waypoint:
@@ -37,7 +40,7 @@ class Waypoint:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._relay = Relay()
+        self._relay = Relay(self._readers)
         ca = CaClient(settings.ca, settings.root_cert_path, settings.token_path, cluster_id=settings.cluster_id)
         self._certificates = CertificateManager(ca, impersonate=False)
         self._certificates.want(settings.identity)
@@ -48,7 +51,7 @@ class Waypoint:
             metadata=self._token,
         )
         self._socket = UnixSocket(str(settings.run_dir / "xds.sock"))
-        self._local = AdsServer(self._source, on_rejection=_refused_by_envoy)
+        self._local = AdsServer(self._source, on_rejection=_refused_by_envoy, on_answer=self._relay.answered)
         admin = UnixSocket(str(settings.run_dir / "admin.sock"))
         self._envoy = EnvoyProcess(
             find_envoy(),
@@ -59,7 +62,7 @@ class Waypoint:
             ),
             run_dir=settings.run_dir,
             admin=admin,
-            options=EnvoyOptions(stop_grace=settings.drain_seconds + 1),
+            options=EnvoyOptions(stop_grace=settings.drain_seconds + 1, flush_seconds=_FLUSH_SECONDS),
             on_log=_forward,
             name="waypoint-envoy",
         )
@@ -76,6 +79,10 @@ class Waypoint:
         if type_url == types.SECRET:
             return self._certificates.secrets
         return self._relay.maps.get(type_url)
+
+    def _readers(self) -> Iterable[Mapping[str, TypeState]]:
+        streams = (connection.state for connection in self._local.connections)
+        return [{state.type_url: state for state in stream.states} for stream in streams if stream is not None]
 
     def pending(self) -> tuple[str, ...]:
         """What is missing before traffic can be served."""

@@ -6,10 +6,6 @@ I/O; gRPC is a thin shell around each.
 
 Reading order: ``types`` (type URLs and the order between types), ``resources`` (a versioned collection, encoded once),
 ``subscription`` and ``delta`` (the server's side of a stream), ``delta_client`` (the client's side), ``server`` and
-``client`` (gRPC), ``sotw`` (the older state-of-the-world form, for tools). ``proto`` holds the messages that are not Envoy's own.
+``client`` (gRPC), ``sotw`` (the older state-of-the-world form, for tools). ``proto`` holds the messages that are not
+Envoy's own.
 """
-
-import os
-
-# gRPC's core writes a line to stderr for every connection that ends, which would be most of a proxy's log.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

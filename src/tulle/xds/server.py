@@ -91,7 +91,8 @@ class AdsServer:
 
     ``source(node, type_url)`` gives a client's collection, ``None`` for a type that is not served, or raises
     ``AccessDenied``. It is asked once per stream and type. ``authenticate`` proves who the client is before anything
-    is read from it (it raises by ``context.abort``); ``on_rejection`` hears of every NACK.
+    is read from it (it raises by ``context.abort``); ``on_rejection`` hears of every NACK, and ``on_answer`` is called after
+    every request and after a stream's end: whenever what clients have acknowledged may have become something else.
     """
 
     def __init__(
@@ -99,10 +100,12 @@ class AdsServer:
         source: Source,
         authenticate: Authenticate | None = None,
         on_rejection: Callable[[ClientNode, Rejection], None] | None = None,
+        on_answer: Callable[[], None] | None = None,
     ) -> None:
         self._source = source
         self._authenticate = authenticate
         self._on_rejection = on_rejection
+        self._on_answer = on_answer
         self._connections: set[Connection] = set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -148,6 +151,7 @@ class AdsServer:
             self._connections.discard(connection)
             if connection.stream is not None:
                 connection.stream.close()
+            self._answered()
             await asyncio.wait((reader, writer))
         await _end(connection, context, reader, writer)
 
@@ -164,6 +168,11 @@ class AdsServer:
             if rejection is not None:
                 self._note(node, rejection)
             work.set()
+            self._answered()
+
+    def _answered(self) -> None:
+        if self._on_answer is not None:
+            self._on_answer()
 
     def _greet(
         self,

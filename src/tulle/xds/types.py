@@ -35,7 +35,8 @@ ANSWERED_WHEN_MADE: Final = frozenset({SECRET})
 #: A type's additions wait while these have additions to send: what is referred to arrives before what refers to it.
 ADD_AFTER: Final[Mapping[str, tuple[str, ...]]] = {
     ENDPOINTS: (CLUSTER,),
-    LISTENER: (SECRET, CLUSTER, ENDPOINTS),
+    EXTENSION: (CLUSTER, ENDPOINTS),
+    LISTENER: (SECRET, CLUSTER, ENDPOINTS, EXTENSION),
     SCOPED_ROUTES: (CLUSTER, ENDPOINTS, LISTENER),
     ROUTES: (CLUSTER, ENDPOINTS, LISTENER),
     VIRTUAL_HOST: (CLUSTER, ENDPOINTS, LISTENER, ROUTES),
@@ -47,8 +48,9 @@ ADD_AFTER: Final[Mapping[str, tuple[str, ...]]] = {
 #: to is taken away.
 REMOVE_AFTER: Final[Mapping[str, tuple[str, ...]]] = {
     SECRET: (CLUSTER, LISTENER),
-    CLUSTER: (LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST),
-    ENDPOINTS: (LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST),
+    EXTENSION: (LISTENER,),
+    CLUSTER: (LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST, EXTENSION),
+    ENDPOINTS: (LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST, EXTENSION),
     AUTHORIZATION: (ADDRESS, WORKLOAD),
 }
 
@@ -56,6 +58,18 @@ REMOVE_AFTER: Final[Mapping[str, tuple[str, ...]]] = {
 PASS_ORDER: Final[Mapping[str, int]] = {
     url: place
     for place, url in enumerate(
-        (SECRET, CLUSTER, ENDPOINTS, LISTENER, SCOPED_ROUTES, ROUTES, VIRTUAL_HOST, AUTHORIZATION, WORKLOAD, ADDRESS)
+        (
+            SECRET,
+            CLUSTER,
+            ENDPOINTS,
+            EXTENSION,
+            LISTENER,
+            SCOPED_ROUTES,
+            ROUTES,
+            VIRTUAL_HOST,
+            AUTHORIZATION,
+            WORKLOAD,
+            ADDRESS,
+        )
     )
 }

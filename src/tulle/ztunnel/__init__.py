@@ -2,8 +2,9 @@
 
 Python decides and Envoy copies.  What istiod says of the mesh (`state`) and which pods the node agent hands over
 (`zds`, `pods`) become Envoy configuration (`config`, pure functions), served to one Envoy over a unix socket (`proxy`);
-keys are made here and signed by istiod's authority.  Policies are in `policy`, also pure.  `app` ties it together,
-`admin` answers questions.
+keys are made here and signed by istiod's authority.  Policies are in `policy`, also pure.  `traffic` knows which
+connections are open, closes those that a change of policy forbids, and counts.  `app` ties it together, `admin` answers
+questions.
 
-Reading order: `policy`, `state`, `config`, `pods`, `zds`, `proxy`, `app`.
+Reading order: `policy`, `state`, `config`, `pods`, `zds`, `proxy`, `traffic`, `app`.
 """

@@ -9,8 +9,9 @@ import sys
 import structlog
 import uvloop
 
+from tulle.envoy.environment import InvalidEnvironmentError
 from tulle.ztunnel.app import NodeProxy
-from tulle.ztunnel.settings import InvalidEnvironmentError, Settings, load
+from tulle.ztunnel.settings import Settings, load
 
 
 async def _run(settings: Settings) -> None:

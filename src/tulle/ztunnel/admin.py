@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 
 class Admin:
@@ -17,6 +18,7 @@ class Admin:
         self,
         *,
         dump: Callable[[], Any],
+        metrics: Callable[[], str],
         envoy_get: Callable[[str], Awaitable[str]],
         pending: Callable[[], tuple[str, ...]],
         admin_port: int,
@@ -24,6 +26,7 @@ class Admin:
         ready_port: int,
     ) -> None:
         self._dump = dump
+        self._own_metrics = metrics
         self._envoy_get = envoy_get
         self._pending = pending
         self._sites = (
@@ -63,7 +66,13 @@ class Admin:
         return await self._from_envoy(f"/{request.match_info['path']}{query}")
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return await self._from_envoy("/stats/prometheus")
+        """The proxy's own, and Envoy's when it is there."""
+        try:
+            of_envoy = await self._envoy_get("/stats/prometheus")
+        except (aiohttp.ClientError, OSError):
+            of_envoy = ""
+        body = (self._own_metrics() + of_envoy).encode()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _from_envoy(self, path: str) -> web.Response:
         try:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import structlog
 from envoy.config.core.v3 import base_pb2
@@ -18,6 +19,7 @@ from google.protobuf import struct_pb2
 
 from tulle.envoy.ca_client import CaClient
 from tulle.envoy.certificates import CertificateManager
+from tulle.envoy.lifetime import until
 from tulle.xds import channels, types
 from tulle.xds.client import AdsClient
 from tulle.ztunnel.admin import Admin
@@ -29,9 +31,12 @@ from tulle.ztunnel.pods import LocalPods, listener_reader
 from tulle.ztunnel.proxy import NodeEnvoy
 from tulle.ztunnel.secrets import NodeSecrets
 from tulle.ztunnel.settings import Settings
+from tulle.ztunnel.traffic.monitor import TrafficMonitor
 from tulle.ztunnel.zds import ZdsClient
 
 _log = structlog.get_logger("tulle.ztunnel")
+
+_Apply: TypeAlias = Callable[[Mapping[str, bytes], Sequence[str]], None]
 
 
 class NodeProxy:
@@ -56,6 +61,13 @@ class NodeProxy:
             types.CLUSTER: self.configurator.shared_clusters,
             types.SECRET: NodeSecrets(self._certificates).secrets,
         }
+        self.traffic = TrafficMonitor(
+            self.configurator,
+            settings.network,
+            lambda uid: self.pods.netns(uid) if self.pods is not None else None,
+            _write,
+            log_opened=settings.log_opened,
+        )
         self.envoy = NodeEnvoy(
             maps,
             self.configurator.clusters,
@@ -63,18 +75,21 @@ class NodeProxy:
             node_id=settings.node_id,
             concurrency=settings.concurrency,
             log_level=settings.envoy_log_level,
+            on_lines=self.traffic.lines,
+            on_gone=self.traffic.envoy_gone,
         )
         self._istiod = AdsClient(
             channels.tls(settings.xds, settings.root_cert_path, server_name=settings.xds_server_name),
             _node(settings),
             {
-                types.AUTHORIZATION: self.configurator.apply_policies,
-                types.ADDRESS: self.configurator.apply_addresses,
+                types.AUTHORIZATION: self._counted(types.AUTHORIZATION, self.configurator.apply_policies),
+                types.ADDRESS: self._counted(types.ADDRESS, self.configurator.apply_addresses),
             },
             metadata=self._credentials,
         )
         self._admin = Admin(
             dump=self._dump,
+            metrics=self.traffic.metrics.render,
             envoy_get=self.envoy.process.admin.get,
             pending=self.pending,
             admin_port=settings.admin_port,
@@ -116,7 +131,7 @@ class NodeProxy:
             asyncio.create_task(self.envoy.process.failed(), name="envoy"),
         ]
         try:
-            await _until(stop, tasks)
+            await until(stop, tasks)
             await self._drain()
         finally:
             for task in tasks:
@@ -124,6 +139,7 @@ class NodeProxy:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._admin.stop()
             await self.envoy.stop()
+            self.traffic.stop()
             self.pods.close()
 
     async def _take_pods(self, zds: ZdsClient) -> None:
@@ -139,13 +155,26 @@ class NodeProxy:
         await self.envoy.drain()
         await asyncio.sleep(self._settings.drain_seconds)
 
+    def _counted(self, type_url: str, apply: _Apply) -> _Apply:
+        def handler(updated: Mapping[str, bytes], removed: Sequence[str]) -> None:
+            self.traffic.metrics.xds_message(type_url, sum(map(len, updated.values())))
+            apply(updated, removed)
+
+        return handler
+
     def _credentials(self) -> Sequence[tuple[str, str]]:
         token = self._settings.token_path.read_text().strip()
         return (("authorization", f"Bearer {token}"), ("clusterid", self._settings.cluster_id))
 
     def _dump(self) -> Any:
         static = {key: str(value) for key, value in dataclasses.asdict(self._settings).items()}
-        return config_dump(self.configurator, self._certificates.states(), static)
+        return config_dump(self.configurator, self.traffic.connections, self._certificates.states(), static)
+
+
+def _write(lines: bytes) -> None:
+    """The access log is the container's log."""
+    sys.stdout.buffer.write(lines)
+    sys.stdout.buffer.flush()
 
 
 def _node(settings: Settings) -> base_pb2.Node:
@@ -160,15 +189,3 @@ def _node(settings: Settings) -> base_pb2.Node:
         }
     )
     return base_pb2.Node(id=settings.node_id, metadata=metadata)
-
-
-async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for `stop`; a task that ends before that ends the waiting, with its error."""
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopping}:
-            task.result()
-            raise RuntimeError(f"{task.get_name()} ended unexpectedly")
-    finally:
-        stopping.cancel()

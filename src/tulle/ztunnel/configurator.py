@@ -7,7 +7,7 @@ out.  Each derived resource is made again only when something it looked at has c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -19,8 +19,9 @@ from tulle.ztunnel.config.access import route_table
 from tulle.ztunnel.config.cluster import cluster_of
 from tulle.ztunnel.config.destination import Destination, Here, Kind, decide
 from tulle.ztunnel.config.local_access import LocalAccess, local_access
+from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.config.names import Target
-from tulle.ztunnel.config.pod import LocalPod, hbone_listener, outbound_listener, plaintext_listener
+from tulle.ztunnel.config.pod import hbone_listener, outbound_listener, plaintext_listener
 from tulle.ztunnel.config.prefixes import GrowingPrefixes, Prefixes, divide
 from tulle.ztunnel.dependents import Dependents
 from tulle.ztunnel.state.mesh import Key, Mesh, PartlyRejected
@@ -45,6 +46,7 @@ class Configurator:
         self.clusters = ResourceMap(types.CLUSTER, on_wanted=self._wanted, on_unwanted=self._unwanted)
         self.access: dict[str, LocalAccess] = {}
         self.destinations: dict[str, Destination] = {}
+        self._access_changed: list[Callable[[str], None]] = []
         self._here = here
         self._service_prefixes = GrowingPrefixes()
         self._direct_prefixes = GrowingPrefixes()
@@ -55,6 +57,10 @@ class Configurator:
             self.shared_clusters.set(cluster.name, cluster)
         for listener in shared.listeners(sink_port):
             self.listeners.set(listener.name, listener)
+
+    def on_access(self, changed: Callable[[str], None]) -> None:
+        """Have `changed` called with the uid of a pod whenever who may connect to it may have changed."""
+        self._access_changed.append(changed)
 
     # -- what istiod says ---------------------------------------------------------------------------------------------
 
@@ -130,6 +136,9 @@ class Configurator:
         self.routes.set(table.name, table)
         if before is not None and before.access.addresses != now.access.addresses:
             self._write_outbound(pod)
+        if before is None or before.access != now.access:
+            for changed in self._access_changed:
+                changed(pod.uid)
 
     def _write_outbound(self, pod: LocalPod) -> None:
         own = self.access[pod.uid].access.addresses

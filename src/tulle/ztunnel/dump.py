@@ -11,11 +11,17 @@ from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.policy.convert import Policy, Scope
 from tulle.ztunnel.state.mesh import Mesh
 from tulle.ztunnel.state.model import GatewayRef, Service, Workload
+from tulle.ztunnel.traffic.table import OpenConnections
 
 _SCOPES = {Scope.GLOBAL: "Global", Scope.NAMESPACE: "Namespace", Scope.WORKLOAD_SELECTOR: "WorkloadSelector"}
 
 
-def config_dump(configurator: Configurator, certificates: Iterable[CertificateState], static: Any) -> dict[str, Any]:
+def config_dump(
+    configurator: Configurator,
+    connections: OpenConnections,
+    certificates: Iterable[CertificateState],
+    static: Any,
+) -> dict[str, Any]:
     """The whole state.  Keys and certificates' private parts are not in it."""
     mesh = configurator.mesh
     return {
@@ -23,7 +29,9 @@ def config_dump(configurator: Configurator, certificates: Iterable[CertificateSt
         "services": [_service(mesh, service) for service in mesh.services.values()],
         "policies": [_policy(policy) for policy in mesh.policies.values()],
         "certificates": [_certificate(state) for state in certificates],
-        "workloadState": {uid: _local(configurator, uid) for uid in configurator.pods},
+        "workloadState": {
+            uid: {**_local(configurator, uid), "connections": connections.dump(uid)} for uid in configurator.pods
+        },
         "destinations": {
             name: {"kind": found.kind.value, "service": found.service, "reason": found.reason}
             for name, found in configurator.destinations.items()

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 import structlog
 
-from tulle.ztunnel.config.pod import LocalPod
+from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.netns import HeldNetns, NetnsDirectory
 
@@ -76,6 +76,11 @@ class LocalPods:
     @property
     def uids(self) -> frozenset[str]:
         return frozenset(self._held)
+
+    def netns(self, uid: str) -> int | None:
+        """A descriptor of a pod's network namespace, None for a pod that is not there."""
+        held = self._held.get(uid)
+        return held.descriptor if held is not None else None
 
     async def add(self, uid: str, info: PodInfo, descriptor: int) -> None:
         """Take a pod over; owns `descriptor` from here on.  Raises PodRefusedError."""

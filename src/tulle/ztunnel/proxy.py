@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,8 @@ _log = structlog.get_logger("tulle.ztunnel")
 
 #: Statistics worth their memory: a cluster of every destination with all of Envoy's counters would cost many times more.
 _STATISTICS: Final = ("server.", "listener_manager.", "cluster_manager.", "control_plane.", "tcp.", "http.", "runtime.")
+#: How long Envoy may keep a line: what has just been opened is to be known soon.
+_FLUSH_SECONDS: Final = 0.1
 #: Guards that refusals rely on: a reset at the far end of a tunnel is a reset here.
 _RUNTIME: Final = {
     "envoy.reloadable_features.map_http_stream_reset_to_tcp_rst": True,
@@ -30,7 +32,10 @@ _RUNTIME: Final = {
 
 
 class NodeEnvoy:
-    """One Envoy for all pods of the node.  `maps` are the resources by type, `on_demand` clusters that it asks for."""
+    """One Envoy for all pods of the node.  `maps` are the resources by type, `on_demand` clusters that it asks for.
+
+    `on_lines` gets the lines of its access logs, `on_gone` hears when it has ended.
+    """
 
     def __init__(
         self,
@@ -41,8 +46,11 @@ class NodeEnvoy:
         node_id: str,
         concurrency: int,
         log_level: str,
+        on_lines: Callable[[list[bytes]], None],
+        on_gone: Callable[[], None],
     ) -> None:
         self._maps = maps
+        self._on_gone = on_gone
         self._on_demand = on_demand
         self._socket = run_dir / "xds.sock"
         self._run_dir = run_dir
@@ -60,9 +68,10 @@ class NodeEnvoy:
             ),
             run_dir=run_dir,
             admin=admin,
-            options=EnvoyOptions(concurrency=concurrency or None, log_level=log_level, inherit_stdout=True),
+            options=EnvoyOptions(concurrency=concurrency or None, log_level=log_level, flush_seconds=_FLUSH_SECONDS),
             on_log=lambda line: _log.info("envoy", line=line),
-            on_state=lambda state: _log.info("envoy state", state=state.value),
+            on_state=self._state_changed,
+            on_stdout=on_lines,
         )
 
     async def start(self) -> None:
@@ -90,6 +99,11 @@ class NodeEnvoy:
         if self._server is not None:
             await self._server.stop(None)
         self._socket.unlink(missing_ok=True)
+
+    def _state_changed(self, state: EnvoyState) -> None:
+        _log.info("envoy state", state=state.value)
+        if state is EnvoyState.STARTING:
+            self._on_gone()
 
     def _rejected(self, _: ClientNode, rejection: Rejection) -> None:
         for name in rejection.names:

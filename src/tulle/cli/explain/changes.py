@@ -31,6 +31,11 @@ class Verified:
     purpose: str
 
 
+def _undoes(before: Change, option: Change) -> bool:
+    """Whether `option` takes away an object that `before` changed: without that first change it would be the smaller one."""
+    return any(manifest is None and key in before.edits for key, manifest in option.edits.items())
+
+
 def smallest(world: World, ask: Ask, evaluation: Evaluation) -> Verified | None:
     """The cheapest change after which every endpoint lets the request pass; None if there is none within reach."""
     counter = itertools.count()
@@ -39,6 +44,8 @@ def smallest(world: World, ask: Ask, evaluation: Evaluation) -> Verified | None:
 
     def push(options: Iterable[Change], length: int, before: Change | None) -> None:
         for option in options:
+            if before is not None and _undoes(before, option):
+                continue
             change = option if before is None else before.then(option)
             if frozenset(change.commands) not in tried:
                 tried.add(frozenset(change.commands))

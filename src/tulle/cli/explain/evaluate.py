@@ -24,7 +24,7 @@ class Seen:
 
 
 _SEEN: Mapping[str, Seen] = {
-    "200": Seen("200", 0, "the application's own answer (200 if it is well)"),
+    "200": Seen("200", 0, "HTTP 200, or whatever the application answers"),
     "401": Seen("401", 0, "HTTP 401 from the waypoint"),
     "403": Seen("403", 0, "HTTP 403, body `RBAC: access denied`"),
     "503": Seen("503", 0, "HTTP 503"),

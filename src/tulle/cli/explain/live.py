@@ -37,8 +37,13 @@ MESH_CONFIG = "istio"
 async def load(client: Client, istio_namespace: str) -> tuple[Document, ...]:
     """Every object that bears on the mesh. Raises ApiError."""
     async with client:
-        lists = await asyncio.gather(*(_list(client, kind) for kind in KINDS), _mesh_config(client, istio_namespace))
-    return tuple(document for found in lists for document in found)
+        return await lists(client, istio_namespace)
+
+
+async def lists(client: Client, istio_namespace: str) -> tuple[Document, ...]:
+    """As `load`, with a client that stays open."""
+    found = await asyncio.gather(*(_list(client, kind) for kind in KINDS), _mesh_config(client, istio_namespace))
+    return tuple(document for listed in found for document in listed)
 
 
 async def _list(client: Client, resource: Resource[Any]) -> Iterable[Document]:

@@ -54,7 +54,7 @@ class Change:
     def then(self, other: Change) -> Change:
         """Both, one after the other."""
         return Change(
-            f"{self.title}, and {other.title}",
+            f"{self.title}; then {other.title}",
             (*self.commands, *other.commands),
             {**self.edits, **other.edits},
             self.cost + other.cost,

@@ -19,7 +19,7 @@ from tulle.istiod.index import labels as names
 from tulle.istiod.index.convert import pod_uid
 from tulle.istiod.index.records import ServicePort
 from tulle.istiod.index.state import ServiceState, WorkloadState
-from tulle.security.identity import Identity
+from tulle.security.identity import Identity, InvalidIdentity
 
 DOMAIN = "cluster.local"
 _PORTS = {"http": 80, "https": 443, "tcp": 0}
@@ -118,7 +118,10 @@ def declared_http(state: WorkloadState, port: int) -> bool:
 
 
 def client(world: World, text: str, namespace: str) -> Client:
-    """Find the client: `pod/NAME`, `NAME`, `deployment/NAME`, `serviceaccount/NAME`, `kubelet` or `outside`. Raises InputError."""
+    """Find the client: `pod/NAME`, `NAME`, `deployment/NAME`, `serviceaccount/NAME`, `spiffe://…`, `kubelet` or `outside`.
+
+    Raises InputError.
+    """
     if text == "outside":
         return Client("a client outside the mesh", namespace, Sort.PLAIN, "nobody captures its traffic")
     if text == "kubelet":
@@ -126,6 +129,8 @@ def client(world: World, text: str, namespace: str) -> Client:
             "probes come from the node itself and reach the pod before redirection: no policy sees them, STRICT neither"
         )
         return Client("the kubelet", namespace, Sort.KUBELET, why)
+    if text.startswith("spiffe://"):
+        return _identified(text)
     kind, slash, name = text.partition("/")
     if not slash:
         kind, name = "pod", text
@@ -138,7 +143,7 @@ def client(world: World, text: str, namespace: str) -> Client:
         state = next((one for one in _in(world, namespace) if _made_by(one, name)), None)
     else:
         raise InputError(
-            f"client {text!r}: accepted are pod/NAME, deployment/NAME, serviceaccount/NAME, kubelet and outside"
+            f"client {text!r}: accepted are pod/NAME, deployment/NAME, serviceaccount/NAME, spiffe://…, kubelet and outside"
         )
     if state is None:
         raise InputError(_unknown(world, text, kind, namespace))
@@ -159,6 +164,15 @@ def _unknown(world: World, text: str, kind: str, namespace: str) -> str:
     seen = f"its pods are {', '.join(known)}" if known else "it has no pod with an address"
     later = f"; for a pod that does not exist yet use serviceaccount/NAME in the place of {text}"
     return f"client {text!r}: no such {kind} with an address in namespace {namespace}; {seen}{later}"
+
+
+def _identified(text: str) -> Client:
+    try:
+        identity = Identity.parse(text)
+    except InvalidIdentity as error:
+        raise InputError(f"client: {error}") from error
+    why = "a pod with this identity, taken to be captured"
+    return Client(text, identity.namespace, Sort.MESH, why, identity)
 
 
 def _account(world: World, namespace: str, name: str) -> Client:
@@ -228,7 +242,7 @@ def target(world: World, url: str, namespace: str) -> Target:
     pod = _addressed(world, host)
     if pod is not None:
         return _with(bare, Via.POD, endpoints=(Endpoint(pod, port),))
-    if _local(host):
+    if _local(world, host):
         return _with(bare, Via.EXTERNAL, problem=f"no Service or pod is called {host}")
     return bare
 
@@ -241,8 +255,10 @@ def _with(bare: Target, via: Via, **more: object) -> Target:
     return Target(bare.url, bare.scheme, bare.host, bare.port, bare.path, via, **more)  # type: ignore[arg-type]
 
 
-def _local(host: str) -> bool:
-    return "." not in host or host.endswith((".svc", f".svc.{DOMAIN}", ".pod"))
+def _local(world: World, host: str) -> bool:
+    """Whether a name can only be meant for something in the cluster."""
+    _, dot, rest = host.partition(".")
+    return not dot or rest in world.index.tables.namespaces or host.endswith((".svc", f".svc.{DOMAIN}", ".pod"))
 
 
 def _service(world: World, host: str, namespace: str) -> ServiceState | None:

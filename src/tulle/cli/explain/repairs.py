@@ -258,7 +258,7 @@ def _without_http(world: World, key: Key, policy: AuthorizationPolicy) -> Iterat
         return
     operations = [Operation("remove", top) for top in tops]
     fields = ", ".join(dict.fromkeys(item.field for item in dropped))
-    yield patches.patch(world, key, operations, f"drop {fields} from {key}, which ztunnel cannot test", 10)
+    yield patches.patch(world, key, operations, f"drop {fields} from {key}, which ztunnel cannot test", 14)
 
 
 def to_waypoint(world: World, evaluation: Evaluation, policy: AuthorizationPolicy) -> Iterator[Change]:
@@ -304,7 +304,7 @@ def enrol_service(world: World, evaluation: Evaluation) -> Iterator[Change]:
     change = None if known is not None and known.ready else patches.waypoint(*wanted)
     if found is None:
         key = Key("Namespace", "", namespace)
-        title = f"let namespace {namespace} use it"
+        title = f"let namespace {namespace} use waypoint {'/'.join(wanted)}"
         labelled = patches.label(world, key, names.USE_WAYPOINT, wanted[1], title, 1)
         change = labelled if change is None else change.then(labelled)
     if change is not None:

@@ -96,7 +96,7 @@ class Report:
 
     def as_data(self) -> dict[str, Any]:
         """Plain values for JSON and YAML."""
-        return _plain(asdict(self))
+        return {key: _plain(value) for key, value in asdict(self).items()}
 
 
 def _plain(value: Any) -> Any:

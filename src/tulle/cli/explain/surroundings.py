@@ -45,20 +45,27 @@ def _distinct(evaluation: Evaluation) -> Iterator[Endpoint]:
 
 
 def plaintext(world: World, evaluation: Evaluation) -> Iterator[Finding]:
-    """Under STRICT: who else speaks plaintext, and who may go on doing so."""
+    """Who speaks plaintext to a place, whether STRICT stands before it or is only being thought of."""
     fate = evaluation.worst
-    if fate is None or fate.allowed or fate.hop.decided_by is None or fate.hop.decided_by.kind != "PeerAuthentication":
+    if fate is None or evaluation.way.client.sort is not Sort.PLAIN or not fate.leg.request.captured:
         return
+    strict = not fate.allowed and fate.hop.decided_by is not None and fate.hop.decided_by.kind == "PeerAuthentication"
+    if not strict and not fate.allowed:
+        return
+    if fate.allowed:
+        yield note(
+            "plaintext-accepted", "the request passes because plaintext is accepted here; STRICT would refuse it"
+        )
     record = fate.leg.endpoint.state.record
     for name, service in sorted(webhooks(world)):
         if service in {one.service for one in fate.leg.endpoint.state.services}:
             text = f"{name} is served here: the API server calls it without an identity, so STRICT breaks it"
-            yield Finding("webhook-under-strict", text)
+            yield Finding("webhook-under-strict", text, trap=strict)
     manifest = world.manifest("Pod", record.namespace, record.name) or {}
     annotations = (manifest.get("metadata") or {}).get("annotations") or {}
     if annotations.get(SCRAPE) == "true":
-        text = f"pod {fate.leg.endpoint.name} asks to be scraped ({SCRAPE}): a Prometheus outside the mesh is refused"
-        yield Finding("scraper-under-strict", text)
+        text = f"pod {fate.leg.endpoint.name} asks to be scraped ({SCRAPE}): under STRICT a Prometheus outside the mesh is refused"
+        yield Finding("scraper-under-strict", text, trap=strict)
     outside = outsiders(world)
     if outside:
         named = ", ".join(f"{namespace} ({count})" for namespace, count in sorted(outside.items()))

@@ -31,7 +31,7 @@ def layer7_at_ztunnel(world: World, evaluation: Evaluation) -> Iterator[Finding]
         if item.policy.action is Action.DENY:
             yield from _layer7_deny(world, evaluation, item, fields)
         elif not world.index.policy_set.reduced(item).rules:
-            text = f"{meta} uses {fields}, which ztunnel cannot see: each of its rules is dropped, so it allows nobody and denies everyone"
+            text = f"{meta} uses {fields}, which ztunnel cannot see: its rules are dropped, so it allows nobody and alone denies everyone"
             yield Finding("l7-allow-denies-all", text)
         else:
             text = f"{meta} uses {fields}, which ztunnel cannot see: the rules with them are dropped, the others hold"
@@ -251,7 +251,9 @@ def identities(world: World, evaluation: Evaluation) -> Iterator[Finding]:
                     )
     waypoint = fate.leg.request.waypoint
     if not fate.allowed and waypoint is not None and repairs.at_ztunnel(fate):
-        text = f"behind the waypoint the pod sees {waypoint.identity.principal}, not {fate.leg.request.client and fate.leg.request.client.principal}"
+        client = evaluation.way.client.identity
+        own = client.principal if client else "the client"
+        text = f"behind the waypoint the pod sees {waypoint.identity.principal}, not {own}"
         yield note("waypoint-identity", text)
     yield from _aliases(world, evaluation, tuple(asked.values()))
 
@@ -295,7 +297,7 @@ def ports(world: World, evaluation: Evaluation) -> Iterator[Finding]:
     target = evaluation.way.target
     if evaluation.way.waypoint is not None and target.scheme == "http" and fate.leg.request.http is None:
         text = (
-            f"port {target.port} of {target.what} is not declared HTTP (name it http-…, or set appProtocol), so the waypoint passes bytes on "
-            "and cannot test methods, paths or headers"
+            f"port {target.port} of {target.what} is not declared HTTP (name it http-…, or set appProtocol), so the waypoint passes "
+            "bytes on and cannot test methods, paths or headers"
         )
         yield Finding("port-not-http", text)

@@ -34,6 +34,8 @@ class World:
     index: MeshIndex
     live: bool
     assumptions: tuple[str, ...] = ()
+    admitted: bool = True
+    """Whether the objects went through admission (see `objects.records`)."""
 
     @property
     def settings(self) -> MeshSettings:
@@ -63,8 +65,8 @@ class World:
         for key, manifest in edits.items():
             before = self.objects.get(key)
             after = None if manifest is None else Document(key, manifest, before.source if before else "the change")
-            old = records(before, admitted=self.live) if before else {}
-            new = records(after, admitted=self.live) if after else {}
+            old = records(before, admitted=self.admitted) if before else {}
+            new = records(after, admitted=self.admitted) if after else {}
             forth += convert.changes(old, new)
             back += convert.changes(new, old)
             if after is None:
@@ -80,8 +82,11 @@ class World:
             self.index.flush()
 
 
-def offline(documents: Iterable[Document], profile_name: str = "") -> World:
-    """The world of manifests. `profile_name` stands in for the mesh configuration if the manifests have none. Raises InputError."""
+def offline(documents: Iterable[Document], profile_name: str = "", *, admitted: bool = False) -> World:
+    """The world of manifests. `profile_name` takes the place of a mesh configuration among them. `admitted` as in `objects.records`.
+
+    Raises InputError.
+    """
     completion = Completion(documents)
     given = next(
         (one for key, one in completion.documents.items() if key[0] == "ConfigMap" and key.name == "istio"), None
@@ -96,24 +101,23 @@ def offline(documents: Iterable[Document], profile_name: str = "") -> World:
             )
     else:
         settings = _mesh_config(given)
-    return _build(completion.documents, settings, live=False, assumptions=tuple(assumptions))
+    index = _index(completion.documents, settings, admitted)
+    return World(completion.documents, index, False, tuple(assumptions), admitted)
 
 
 def live(documents: Iterable[Document]) -> World:
     """The world of a cluster. Raises InputError for a mesh configuration that cannot be read."""
     objects = {document.key: document for document in documents}
     given = next((one for key, one in objects.items() if key.kind == "ConfigMap"), None)
-    return _build(objects, _mesh_config(given) if given else MeshSettings(), live=True, assumptions=())
+    return World(objects, _index(objects, _mesh_config(given) if given else MeshSettings(), True), True)
 
 
-def _build(
-    objects: Mapping[Key, Document], settings: MeshSettings, *, live: bool, assumptions: tuple[str, ...]
-) -> World:
+def _index(objects: Mapping[Key, Document], settings: MeshSettings, admitted: bool) -> MeshIndex:
     index = MeshIndex(settings)
     for document in objects.values():
-        index.apply(convert.changes({}, records(document, admitted=live)))
+        index.apply(convert.changes({}, records(document, admitted=admitted)))
     index.flush()
-    return World(objects, index, live, assumptions)
+    return index
 
 
 def _profile(name: str) -> MeshSettings:

@@ -129,12 +129,29 @@ def from_service(obj: Service, domain: str) -> Records:
         labels=meta.labels,
         annotations=_only(meta.annotations, _STEERING),
         ip_families=spec.ip_families,
-        traffic_distribution=meta.annotations.get("networking.istio.io/traffic-distribution")
-        or spec.traffic_distribution,
+        traffic_distribution=meta.annotations.get(names.TRAFFIC_DISTRIBUTION) or spec.traffic_distribution,
         node_local=spec.internal_traffic_policy == "Local",
         publish_not_ready=spec.publish_not_ready_addresses,
     )
-    return {(Kind.SERVICE, record.key): record}
+    records: dict[tuple[Kind, ObjectKey], Any] = {(Kind.SERVICE, record.key): record}
+    if spec.selector:
+        key = (meta.namespace, f"Service/{meta.name}")
+        records[(Kind.GROUP, key)] = _selected_entries(obj, key[1], record)
+    return records
+
+
+def _selected_entries(obj: Service, source: str, record: ServiceRecord) -> GroupRecord:
+    """The WorkloadEntries behind a Service: a port that the Service names is looked up among the entry's own."""
+    named = {port.name: port.target_port for port in obj.spec.ports if isinstance(port.target_port, str)}
+    return GroupRecord(
+        namespace=record.namespace,
+        source=source,
+        services=(record.key,),
+        selector=obj.spec.selector,
+        selector_ports=tuple((port.name, port.target) for port in record.ports if port.target),
+        own_ports=tuple((port.name, named[port.name]) for port in record.ports if port.name in named),
+        selects=frozenset({"WorkloadEntry"}),
+    )
 
 
 def from_pod(obj: Pod) -> Records:
@@ -162,6 +179,7 @@ def from_pod(obj: Pod) -> Records:
         native_tunnel=native,
         host_network=spec.host_network,
         ready=ready and not meta.deletion_timestamp,
+        locality=locality_of(meta.labels.get(names.LOCALITY, "").replace(".", "/")),
     )
     return {(Kind.WORKLOAD, ("", uid)): record}
 
@@ -217,6 +235,14 @@ def _slice_workload(obj: EndpointSlice, endpoint: Endpoint, address: str) -> Wor
         workload_name=meta.name,
         ready=endpoint.conditions.ready is not False,
     )
+
+
+def locality_of(text: str) -> tuple[str, str, str] | None:
+    """`region/zone/subzone`, of which the last parts may be missing; None for nothing at all."""
+    if not text:
+        return None
+    region, zone, subzone = [*text.split("/"), "", ""][:3]
+    return (region, zone, subzone)
 
 
 def _target(given: int | str | None, port: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tulle.istiod.index import labels as names
-from tulle.istiod.index.convert import CLUSTER_ID, Records
+from tulle.istiod.index.convert import CLUSTER_ID, Records, locality_of
 from tulle.istiod.index.protocols import protocol_of
 from tulle.istiod.index.records import (
     GroupRecord,
@@ -33,8 +33,14 @@ def from_workload_entry(manifest: Mapping[str, Any]) -> Records:
     namespace, name = str(meta.get("namespace") or ""), str(meta.get("name") or "")
     spec = manifest.get("spec") or {}
     labels = {**(spec.get("labels") or {}), **(meta.get("labels") or {})}
-    workload = _workload("WorkloadEntry", (namespace, name), "", spec, labels)
+    workload = _workload("WorkloadEntry", (namespace, name), "", spec, labels, ready=_healthy(manifest))
     return {(Kind.WORKLOAD, ("", workload.uid)): workload}
+
+
+def _healthy(manifest: Mapping[str, Any]) -> bool:
+    """A WorkloadEntry without health checks counts as healthy."""
+    conditions = (manifest.get("status") or {}).get("conditions") or ()
+    return not any(one.get("type") == "Healthy" and one.get("status") == "False" for one in conditions)
 
 
 def from_service_entry(manifest: Mapping[str, Any]) -> Records:
@@ -53,6 +59,7 @@ def from_service_entry(manifest: Mapping[str, Any]) -> Records:
         members=tuple(Member(workload.uid, _own_ports(endpoint, ports)) for workload, endpoint in workloads),
         selector=selector,
         selector_ports=ports,
+        own_ports=tuple((port, port) for port, _ in ports),
     )
     records: dict[tuple[Kind, tuple[str, str]], Any] = {(Kind.GROUP, key): group}
     records.update(((Kind.SERVICE, service.key), service) for service in services)
@@ -85,7 +92,10 @@ def _services(
             labels=meta.get("labels") or {},
             annotations=kept,
             resolution=Resolution.PASSTHROUGH if spec.get("resolution", "NONE") == "NONE" else Resolution.ENDPOINTS,
+            traffic_distribution=str(annotations.get(names.TRAFFIC_DISTRIBUTION) or ""),
             namespace_only=list(_strings(spec.get("exportTo"))) == ["."],
+            subject_alt_names=_strings(spec.get("subjectAltNames")),
+            created=str(meta.get("creationTimestamp") or ""),
         )
 
 
@@ -109,13 +119,14 @@ def _endpoints(
         yield _workload("ServiceEntry", (namespace, name), suffix, endpoint, endpoint.get("labels") or {}), endpoint
 
 
-def _workload(kind: str, key: tuple[str, str], suffix: str, spec: Mapping[str, Any], labels: Any) -> WorkloadRecord:
+def _workload(
+    kind: str, key: tuple[str, str], suffix: str, spec: Mapping[str, Any], labels: Any, *, ready: bool = True
+) -> WorkloadRecord:
     namespace, name = key
     address = str(spec.get("address") or "")
     literal = _is_address(address) and "/" not in address
     native = "http" in str(labels.get(names.TUNNEL, "")).split(",")
     weight = spec.get("weight")
-    region, zone, subzone = [*str(spec.get("locality") or "").split("/"), "", "", ""][:3]
     return WorkloadRecord(
         kind=kind,
         uid=f"{CLUSTER_ID}/networking.istio.io/{kind}/{namespace}/{name}{suffix}",
@@ -130,8 +141,10 @@ def _workload(kind: str, key: tuple[str, str], suffix: str, spec: Mapping[str, A
         hbone=native,
         native_tunnel=native,
         network=str(spec.get("network") or ""),
-        locality=(region, zone, subzone) if spec.get("locality") else None,
+        ready=ready,
+        locality=locality_of(str(spec.get("locality") or "")),
         capacity=weight if isinstance(weight, int) and weight > 0 else None,
+        ports=tuple(sorted((name, port) for name, port in (spec.get("ports") or {}).items() if isinstance(port, int))),
     )
 
 

@@ -20,6 +20,10 @@ GATEWAY_SERVICE_ACCOUNT = "gateway.istio.io/service-account"
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
 TUNNEL = "networking.istio.io/tunnel"
+LOCALITY = "istio-locality"
+"""Label of a pod that says where it is, instead of its node: `region.zone.subzone`."""
+TRAFFIC_DISTRIBUTION = "networking.istio.io/traffic-distribution"
+"""Annotation of a Service or ServiceEntry; goes before `spec.trafficDistribution`."""
 
 CANONICAL_NAME = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 CANONICAL_REVISION = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")

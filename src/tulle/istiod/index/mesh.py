@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tulle.istiod.index import labels as names
-from tulle.istiod.index.reach import Reach, policy_reach
+from tulle.istiod.index.reach import AnyPolicy, Reach, policy_reach
 from tulle.istiod.index.records import Change, Kind, ObjectKey, ServiceKey, Uid, WaypointKey, WorkloadRecord
 from tulle.istiod.index.state import (
     Delta,
@@ -27,10 +27,11 @@ from tulle.istiod.index.state import (
     waypoints_of,
 )
 from tulle.istiod.index.tables import Tables
+from tulle.istiod.index.tokens import RequestAuthentications
 from tulle.istiod.index.waypoints import Binding, Waypoint, bind_service, bind_workload, waypoint_of
 from tulle.security.identity import Identity
 from tulle.security.mesh import MeshSettings
-from tulle.security.model import AuthorizationPolicy, PeerAuthentication
+from tulle.security.model import AuthorizationPolicy, PeerAuthentication, RequestAuthentication
 from tulle.security.policies import PolicySet
 from tulle.security.views import ServiceView, WaypointView, WorkloadView
 from tulle.security.ztunnel import ZtunnelPolicy
@@ -44,6 +45,7 @@ class MeshIndex:
         self.tables = Tables()
         self.policies: dict[ObjectKey, AuthorizationPolicy] = {}
         self.peer_authentications: dict[ObjectKey, PeerAuthentication] = {}
+        self.request_authentications = RequestAuthentications()
         self.policy_set = PolicySet(self.settings)
         self.waypoints: dict[WaypointKey, Waypoint] = {}
         self.services: dict[ServiceKey, ServiceState] = {}
@@ -74,6 +76,7 @@ class MeshIndex:
             Kind.GROUP: self._apply_group,
             Kind.POLICY: self._apply_policy,
             Kind.PEER_AUTHENTICATION: self._apply_peer_authentication,
+            Kind.REQUEST_AUTHENTICATION: self._apply_request_authentication,
         }
 
     # --- changes in
@@ -121,6 +124,7 @@ class MeshIndex:
     def _apply_service(self, key: ObjectKey, record: Any) -> None:
         self.tables.put_service(key, record)
         self._dirty_services.add(key)
+        self._dirty_services |= self.tables.services_of_host.get(key[1], set())
 
     def _apply_workload(self, key: ObjectKey, record: WorkloadRecord | None) -> None:
         self.tables.put_workload(key[1], record)
@@ -163,7 +167,13 @@ class MeshIndex:
         self._reach(old)
         self._reach(record)
 
-    def _reach(self, policy: AuthorizationPolicy | PeerAuthentication | None) -> None:
+    def _apply_request_authentication(self, key: ObjectKey, record: RequestAuthentication | None) -> None:
+        old = self.request_authentications.put(key, record)
+        if old != record:
+            self._reach(old)
+            self._reach(record)
+
+    def _reach(self, policy: AnyPolicy | None) -> None:
         reach = policy_reach(policy, self.settings.root_namespace, self) if policy else Reach()
         self._dirty_workloads |= reach.workloads
         self._dirty_targets |= reach.targets
@@ -234,7 +244,8 @@ class MeshIndex:
             new = None
             if record is not None:
                 alias = self.settings.waypoint_label_alias
-                new = ServiceState(record, bind_service(record, namespace, self.waypoints.get, alias))
+                binding = bind_service(record, namespace, self.waypoints.get, alias)
+                new = ServiceState(record, binding, self.tables.is_canonical(record))
             if not _replace(self.services, key, new):
                 continue
             changed.add(key)
@@ -357,6 +368,13 @@ class MeshIndex:
             own = next((one.ports for one in state.services if one.service == key), ())
             ports.update((port.service_port, port.target_port) for port in own)
         return ServiceView(record.namespace, record.name, tuple(views), tuple(sorted(ports)), record.kind)
+
+    def tokens_for(
+        self, service: ServiceView | None, namespace: str, waypoint: WaypointView
+    ) -> tuple[RequestAuthentication, ...]:
+        """Whose tokens count in requests through a waypoint to a service of a namespace (None: to a pod there)."""
+        root = self.settings.root_namespace
+        return tuple(self.request_authentications.attached(service, namespace, waypoint, root))
 
     def waypoint_view(self, waypoint: Waypoint) -> WaypointView:
         """A waypoint as the policy engine sees it."""

@@ -6,13 +6,13 @@ there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
 from tulle.istiod.index.records import Uid, WaypointKey
 from tulle.istiod.index.state import ServiceTarget, Target, WorkloadTarget
-from tulle.security.model import AuthorizationPolicy, PeerAuthentication, TargetRef
+from tulle.security.model import AuthorizationPolicy, PeerAuthentication, RequestAuthentication, TargetRef
 
 if TYPE_CHECKING:
     from tulle.istiod.index.mesh import MeshIndex
@@ -23,10 +23,13 @@ class Reach(Struct, frozen=True):
     targets: frozenset[tuple[WaypointKey, Target]] = frozenset()
 
 
-def policy_reach(policy: AuthorizationPolicy | PeerAuthentication, root_namespace: str, mesh: MeshIndex) -> Reach:
+AnyPolicy: TypeAlias = AuthorizationPolicy | PeerAuthentication | RequestAuthentication
+
+
+def policy_reach(policy: AnyPolicy, root_namespace: str, mesh: MeshIndex) -> Reach:
     """Workloads and waypoint targets whose result may depend on the policy (spec B2, C5, C6)."""
-    refs = policy.target_refs if isinstance(policy, AuthorizationPolicy) else ()
-    if refs:
+    refs = () if isinstance(policy, PeerAuthentication) else policy.target_refs
+    if refs or isinstance(policy, RequestAuthentication):
         return Reach(targets=frozenset(one for ref in refs for one in _named(ref, policy.meta.namespace, mesh)))
     namespace = None if policy.meta.namespace == root_namespace else policy.meta.namespace
     workloads = mesh.tables.selected(namespace, dict(policy.selector or ()))

@@ -41,6 +41,7 @@ class Kind(Enum):
     GROUP = "Group"  # key (namespace, source)
     POLICY = "AuthorizationPolicy"  # key (namespace, name)
     PEER_AUTHENTICATION = "PeerAuthentication"  # key (namespace, name)
+    REQUEST_AUTHENTICATION = "RequestAuthentication"  # key (namespace, name)
 
 
 class WorkloadType(Enum):
@@ -143,6 +144,9 @@ class ServiceRecord(Struct, frozen=True):
     resolution: Resolution = Resolution.ENDPOINTS
     namespace_only: bool = False
     """A ServiceEntry that is visible in its own namespace only (spec A4.7)."""
+    subject_alt_names: tuple[str, ...] = ()
+    created: str = ""
+    """When a ServiceEntry was made: of several with one host the oldest is the canonical one."""
 
     @property
     def key(self) -> ServiceKey:
@@ -171,6 +175,8 @@ class WorkloadRecord(Struct, frozen=True):
     locality: tuple[str, str, str] | None = None
     """(region, zone, subzone) given by the object itself; None means: look at the node."""
     capacity: int | None = None
+    ports: tuple[tuple[str, int], ...] = ()
+    """The ports that a WorkloadEntry gives itself, by name; they go before those of what selects it."""
 
 
 class Member(Struct, frozen=True):
@@ -183,8 +189,9 @@ class Member(Struct, frozen=True):
 class GroupRecord(Struct, frozen=True):
     """Which workloads stand behind which services: an EndpointSlice, or a ServiceEntry.
 
-    `selector` (ServiceEntry.workloadSelector) adds the workloads of its namespace that have all its labels; their target ports are
-    `selector_ports`.
+    `selector` (ServiceEntry.workloadSelector, or a Service's) adds the workloads of its namespace that have all its labels and are of one
+    of the kinds `selects`; their target ports are `selector_ports`, except where a workload has a port of its own under the name that
+    `own_ports` gives for the port. A Service finds its pods through EndpointSlices, which hold no WorkloadEntries.
     """
 
     namespace: str
@@ -193,6 +200,8 @@ class GroupRecord(Struct, frozen=True):
     members: tuple[Member, ...] = ()
     selector: Mapping[str, str] | None = None
     selector_ports: tuple[tuple[str, int], ...] = ()
+    own_ports: tuple[tuple[str, str], ...] = ()
+    selects: frozenset[str] = frozenset({"Pod", "WorkloadEntry"})
 
 
 class Change(NamedTuple):

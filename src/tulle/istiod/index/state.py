@@ -39,6 +39,8 @@ class Membership(Struct, frozen=True):
 class ServiceState(Struct, frozen=True):
     record: ServiceRecord
     binding: Binding
+    canonical: bool = True
+    """Whether this is what the hostname means to clients of other namespaces: the Service, else the oldest ServiceEntry."""
 
     @property
     def waypoints(self) -> tuple[Waypoint, ...]:

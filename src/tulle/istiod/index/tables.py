@@ -47,12 +47,14 @@ class Tables:
 
         self.gateways_of_class: dict[str, set[WaypointKey]] = {}
         self.services_in: dict[str, set[ServiceKey]] = {}
+        self.services_of_host: dict[str, set[ServiceKey]] = {}
         self.workloads_in: dict[str, set[Uid]] = {}
         self.workloads_on: dict[str, set[Uid]] = {}
         self._labelled: dict[tuple[str, str], dict[str, set[Uid]]] = {}
         self._groups_of_service: dict[ServiceKey, set[GroupKey]] = {}
         self._groups_of_workload: dict[Uid, set[GroupKey]] = {}
-        self._selecting_in: dict[str, set[GroupKey]] = {}
+        self._selecting: dict[tuple[str, str], set[GroupKey]] = {}
+        self._of_kind: dict[tuple[str, str], set[Uid]] = {}
         self._members: dict[GroupKey, dict[Uid, Member]] = {}
 
     # --- writing
@@ -64,11 +66,13 @@ class Tables:
     def put_service(self, key: ServiceKey, new: ServiceRecord | None) -> None:
         old = _swap(self.services, key, new)
         _move(self.services_in, key, (old.namespace,) if old else (), (new.namespace,) if new else ())
+        _move(self.services_of_host, key, (old.hostname,) if old else (), (new.hostname,) if new else ())
 
     def put_workload(self, uid: Uid, new: WorkloadRecord | None) -> None:
         old = _swap(self.workloads, uid, new)
         _move(self.workloads_in, uid, (old.namespace,) if old else (), (new.namespace,) if new else ())
         _move(self.workloads_on, uid, (old.node,) if old else (), (new.node,) if new else ())
+        _move(self._of_kind, uid, (_kind(old),) if old else (), (_kind(new),) if new else ())
         if old is None or new is None or old.labels != new.labels or old.namespace != new.namespace:
             self._relabel(uid, old, new)
 
@@ -91,9 +95,14 @@ class Tables:
             self._members[key] = members
         _move(self._groups_of_workload, key, tuple(before), tuple(members))
         _move(self._groups_of_service, key, old.services if old else (), new.services if new else ())
-        _move(self._selecting_in, key, _selecting(old), _selecting(new))
+        _move(self._selecting, key, _selecting(old), _selecting(new))
 
     # --- asking
+
+    def is_canonical(self, service: ServiceRecord) -> bool:
+        """Whether this service is what its hostname means where nothing nearer does: a Service, else the oldest ServiceEntry."""
+        same = (self.services[key] for key in self.services_of_host[service.hostname])
+        return min(same, key=lambda one: (one.kind != "Service", one.created, one.key)).key == service.key
 
     def members_of(self, service: ServiceKey) -> set[Uid]:
         """Workloads that stand behind a service, known or not yet known."""
@@ -106,8 +115,12 @@ class Tables:
         """Workloads of one group: the listed ones and those its selector finds."""
         yield from self._members.get(key, ())
         group = self.groups.get(key)
-        if group and group.selector:
-            yield from self.selected(group.namespace, group.selector)
+        if group is None or not group.selector:
+            return
+        candidates = [found for kind in group.selects if (found := self._of_kind.get((group.namespace, kind)))]
+        if candidates:
+            selected = self.selected(group.namespace, group.selector)
+            yield from (uid for uid in selected if any(uid in found for found in candidates))
 
     def services_of(self, uid: Uid) -> dict[ServiceKey, dict[str, int]]:
         """The services a workload stands behind, each with the target port of every port name."""
@@ -116,11 +129,11 @@ class Tables:
         for key in sorted(self._groups_of_workload.get(uid, ())):
             self._collect(found, self.groups[key], self._members[key][uid].ports)
         record = self.workloads.get(uid)
-        for key in sorted(self._selecting_in.get(record.namespace, ())) if record else ():
+        for key in sorted(self._selecting.get(_kind(record), ())) if record else ():
             group = self.groups[key]
             assert record is not None
             if group.selector and matches_labels(group.selector, record.labels):
-                self._collect(found, group, group.selector_ports)
+                self._collect(found, group, _selected_ports(group, record))
         return found
 
     @staticmethod
@@ -148,8 +161,21 @@ class Tables:
         return set().union(*by_namespace.values())
 
 
-def _selecting(group: GroupRecord | None) -> tuple[str, ...]:
-    return (group.namespace,) if group and group.selector else ()
+def _kind(record: WorkloadRecord) -> tuple[str, str]:
+    return (record.namespace, record.kind)
+
+
+def _selecting(group: GroupRecord | None) -> tuple[tuple[str, str], ...]:
+    """The (namespace, kind) pairs among which a group selects."""
+    return tuple((group.namespace, kind) for kind in group.selects) if group and group.selector else ()
+
+
+def _selected_ports(group: GroupRecord, record: WorkloadRecord) -> tuple[tuple[str, int], ...]:
+    if not record.ports:
+        return group.selector_ports
+    own = dict(record.ports)
+    named = ((port, own[name]) for port, name in group.own_ports if name in own)
+    return (*group.selector_ports, *named)
 
 
 def _swap(table: dict[K, V], key: K, new: V | None) -> V | None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.message import Message
 
-from tulle.istiod.waypoint_config import clusters, listeners, names, routes
+from tulle.envoy.wire import extension
+from tulle.istiod.waypoint_config import authorizers, clusters, listeners, names, routes, tokens
 from tulle.istiod.waypoint_config.view import PortView, TargetView, WaypointConfigView
+
+TYPES = (
+    names.CLUSTER_TYPE,
+    names.ENDPOINT_TYPE,
+    names.EXTENSION_TYPE,
+    names.LISTENER_TYPE,
+    names.ROUTE_TYPE,
+)
+"""The types of resources that a waypoint takes."""
 
 
 @dataclass(frozen=True)
@@ -18,32 +29,63 @@ class WaypointResources:
     by_type: Mapping[str, Mapping[str, Message]]
 
 
-def _ports(view: WaypointConfigView) -> Iterator[tuple[TargetView, PortView]]:
-    return ((target, port) for target in view.targets for port in target.ports)
-
-
 def build(view: WaypointConfigView) -> WaypointResources:
     """All resources of the waypoint `view` describes. Pure: equal views give equal bytes.
 
     Raises `google.protobuf.json_format.ParseError` when a policy in the view is not a valid RBAC configuration.
     """
-    listening: list[Message] = [listeners.connect_terminate(view), listeners.connect_originate()]
-    chains = listeners.main_internal(view)
-    if chains.filter_chains:
-        listening.append(chains)
-    routing: list[Message] = [routes.connect_terminate(view)]
-    sending: list[Message] = [clusters.main_internal(), clusters.connect_originate(view)]
-    loads: dict[str, Message] = {}
-    for target, port in _ports(view):
-        sending.append(clusters.for_port(target, port))
-        loads[names.target_port(target, port.port)] = clusters.endpoints(target, port)
-        if port.protocol == "HTTP":
-            routing.append(routes.for_port(target, port))
     return WaypointResources(
         {
-            names.LISTENER_TYPE: {m.name: m for m in listening},  # type: ignore[attr-defined]
-            names.ROUTE_TYPE: {m.name: m for m in routing},  # type: ignore[attr-defined]
-            names.CLUSTER_TYPE: {m.name: m for m in sending},  # type: ignore[attr-defined]
-            names.ENDPOINT_TYPE: loads,
+            names.LISTENER_TYPE: _by_name(_listeners(view)),
+            names.ROUTE_TYPE: _by_name(_routes(view)),
+            names.CLUSTER_TYPE: _by_name(_clusters(view)),
+            names.ENDPOINT_TYPE: {load.cluster_name: load for load in _loads(view)},
+            names.EXTENSION_TYPE: _by_name(_extensions(view)),
         }
     )
+
+
+def _by_name(resources: Iterable[Any]) -> dict[str, Message]:
+    return {resource.name: resource for resource in resources}
+
+
+def _ports(view: WaypointConfigView) -> Iterator[tuple[TargetView, PortView]]:
+    return ((target, port) for target in view.targets for port in target.ports)
+
+
+def _listeners(view: WaypointConfigView) -> Iterator[Any]:
+    yield listeners.connect_terminate(view)
+    yield listeners.connect_originate()
+    main = listeners.main_internal(view)
+    if main.filter_chains:
+        yield main
+
+
+def _routes(view: WaypointConfigView) -> Iterator[Any]:
+    yield routes.connect_terminate(view)
+    for target, port in _ports(view):
+        if port.protocol != "TCP":
+            yield routes.for_port(target, port)
+
+
+def _clusters(view: WaypointConfigView) -> Iterator[Any]:
+    yield clusters.main_internal()
+    yield clusters.connect_originate(view)
+    for target, port in _ports(view):
+        yield clusters.for_port(target, port)
+    for one in view.authorizers:
+        yield clusters.for_authorizer(one)
+
+
+def _loads(view: WaypointConfigView) -> Iterator[Any]:
+    for target, port in _ports(view):
+        yield clusters.endpoints(target, port)
+    for one in view.authorizers:
+        yield clusters.authorizer_endpoints(one)
+
+
+def _extensions(view: WaypointConfigView) -> Iterator[Any]:
+    for target in view.targets:
+        if any(port.protocol != "TCP" for port in target.ports):
+            yield extension(names.custom(target), authorizers.filter_config(view, target.rules))
+            yield extension(names.tokens(target), tokens.filter_config(target.rules.tokens))

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-AppProtocol = Literal["HTTP", "TCP"]
-"""How a waypoint reads a port: HTTP (HTTP/1.1, HTTP/2, gRPC alike, in the client's own version) or opaque TCP."""
+from tulle.security.model import JwtRule
+from tulle.security.providers import ExtAuthz
+
+AppProtocol = Literal["HTTP", "AUTO", "TCP"]
+"""How a waypoint reads a port: HTTP (HTTP/1.1, HTTP/2, gRPC alike, in the client's own version), opaque TCP, or AUTO, for a port
+that says nothing: the first bytes of each connection tell which of the two it is."""
+Rules = Mapping[str, Any]
+"""An `envoy.config.rbac.v3.RBAC` object in protobuf's JSON form."""
 
 
 @dataclass(frozen=True)
@@ -25,26 +31,59 @@ class EndpointView:
 
 
 @dataclass(frozen=True)
-class PolicyRules:
-    """What is decided before a request goes on, as protobuf-JSON of Envoy's RBAC configurations.
+class ActionRules:
+    """The policies of one sort of port by what they do (spec C4). None means that no policy of that action is in scope.
 
-    `http_deny`/`http_allow` are `envoy.config.rbac.v3.RBAC` objects for HTTP ports, `tcp_deny`/`tcp_allow` the ones for opaque ports.
-    None means that no policy of that action is in scope.
+    `custom` are the requests that an authorizer is asked about, `audit` those that are only logged; `dry_deny` and `dry_allow` are
+    dry runs, which decide nothing and are logged.
     """
 
-    http_deny: Mapping[str, Any] | None = None
-    http_allow: Mapping[str, Any] | None = None
-    tcp_deny: Mapping[str, Any] | None = None
-    tcp_allow: Mapping[str, Any] | None = None
+    custom: Rules | None = None
+    audit: Rules | None = None
+    deny: Rules | None = None
+    allow: Rules | None = None
+    dry_deny: Rules | None = None
+    dry_allow: Rules | None = None
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """One issuer whose tokens a target accepts: the rule, the object it stands in, and the issuer's keys.
+
+    `keys` is a JSON Web Key Set; "" means that there are none (yet), so that no token of this issuer is accepted.
+    """
+
+    name: str
+    rule: JwtRule
+    keys: str = ""
+
+
+@dataclass(frozen=True)
+class PolicyRules:
+    """What is decided before a request goes on: policies by sort of port, tokens, and who is asked about CUSTOM policies.
+
+    `authorizer` names one of the waypoint's authorizers; "" means that nobody can be asked, for the reason `no_authorizer`, and
+    that what CUSTOM policies match is denied.
+    """
+
+    http: ActionRules = field(default_factory=ActionRules)
+    tcp: ActionRules = field(default_factory=ActionRules)
+    tokens: tuple[TokenView, ...] = ()
+    authorizer: str = ""
+    no_authorizer: str = ""
 
 
 @dataclass(frozen=True)
 class PortView:
-    """A port of a target as clients dial it, and the endpoints behind it (only those that may be used now)."""
+    """A port of a target as clients dial it, and the endpoints behind it (only those that may be used now).
+
+    `explain`: a refusal by an endpoint's node proxy is passed to the client as an HTTP answer that gives the reason.
+    """
 
     port: int
     protocol: AppProtocol
     endpoints: tuple[EndpointView, ...]
+    explain: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +103,16 @@ class TargetView:
 
 
 @dataclass(frozen=True)
+class AuthorizerView:
+    """An external authorizer of the mesh configuration, found in the mesh: its settings, and the endpoints of its Service's port."""
+
+    name: str
+    settings: ExtAuthz
+    hostname: str
+    endpoints: tuple[EndpointView, ...]
+
+
+@dataclass(frozen=True)
 class WaypointConfigView:
     """All that one waypoint serves. `identity` is the waypoint's own SPIFFE URI, presented to endpoints."""
 
@@ -73,3 +122,8 @@ class WaypointConfigView:
     trust_domain: str
     targets: tuple[TargetView, ...]
     path_normalization: str = "BASE"
+    authorizers: tuple[AuthorizerView, ...] = ()
+
+    def authorizer(self, name: str) -> AuthorizerView | None:
+        """The authorizer of that name."""
+        return next((one for one in self.authorizers if one.name == name), None)

@@ -10,5 +10,5 @@ cluster named after its destination, and Envoy asks for such a cluster when it f
 it is, `cluster` writes it down.  `access` turns policies into matchers.  `shared` holds the few parts that all pods use,
 among them those that refuse a connection in a way that the client sees every time.
 
-Reading order: `names`, `destination`, `cluster`, `access`, `pod`, `shared`, `prefixes`, `logs`.
+Reading order: `names`, `destination`, `cluster`, `access`, `local_pod`, `pod`, `shared`, `prefixes`, `logs`.
 """

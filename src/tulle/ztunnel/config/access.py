@@ -129,7 +129,9 @@ def _refusals(access: Access, reason: str, status: int, *, in_tunnel: bool) -> C
 
 def _explained(text: str) -> Choice:
     route: route_components_pb2.Route = routes.terminate_connect(text, names.EXPLAIN)
-    reason = filter_state.Value(names.REFUSAL_REASON, filter_state.literal(text))
+    # Who is refused is not always who asked: a waypoint passes this answer on to its own client.
+    who = f"ztunnel refused %DOWNSTREAM_PEER_URI_SAN%: {filter_state.literal(text)}"
+    reason = filter_state.Value(names.REFUSAL_REASON, who)
     return matching.use_route(routes.with_filter_state(route, reason))
 
 

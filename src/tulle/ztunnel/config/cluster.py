@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from envoy.config.cluster.v3 import cluster_pb2
 
-from tulle.envoy.clusters import Endpoint, static_cluster
+from tulle.envoy.clusters import Endpoint, fall_back_when_unreachable, static_cluster
 from tulle.envoy.sockets import bind_in_connection_netns, internal_address, tcp_address
 from tulle.envoy.tls import internal_upstream, mutual_client
 from tulle.ztunnel.config.destination import Destination, Hop, Kind
@@ -34,12 +34,19 @@ def cluster_of(target: Target, destination: Destination) -> cluster_pb2.Cluster:
         return _cluster(target, destination, [[refusal]], {(): _INSIDE})
     labels = _labels(destination)
     priorities = [[_endpoint(hop, labels) for hop in group] for group in destination.priorities]
-    return _cluster(target, destination, priorities, labels)
+    if not destination.explain:
+        return _cluster(target, destination, priorities, labels)
+    answer = Endpoint(internal_address(EXPLAIN_FRONT_LISTENER), target.where, transport=labels[()])
+    cluster = _cluster(target, destination, [*priorities, [answer]], labels)
+    fall_back_when_unreachable(cluster)
+    return cluster
 
 
 def _labels(destination: Destination) -> dict[tuple[str, ...], str]:
     """A transport's label for each set of identities, the same in every version of the cluster."""
     sets = {hop.identities for group in destination.priorities for hop in group}
+    if destination.explain:
+        sets.add(())
     return {identities: ",".join(identities) or _INSIDE for identities in sorted(sets)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tulle.ztunnel.config.access import Access
-from tulle.ztunnel.config.pod import LocalPod
+from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.policy.decide import effective
 from tulle.ztunnel.state.mesh import SCOPED_POLICIES, Key, Mesh, pod_key, policy_key, service_key
 from tulle.ztunnel.state.model import Workload

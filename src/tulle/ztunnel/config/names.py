@@ -24,6 +24,8 @@ PRINCIPAL_HEADER: Final = "x-tulle-principal"
 SOURCE_HEADER: Final = "x-tulle-source"
 #: Filter state: why a connection is refused.
 REFUSAL_REASON: Final = "tulle.refusal.reason"
+#: The explanation of a connection for which there is nobody to connect to.
+NO_ENDPOINT: Final = "no endpoint can be reached and proves its identity; the log of the client's ztunnel says why"
 
 #: Clusters that all pods share.
 APP_BY_AUTHORITY: Final = "shared/app-by-authority"

@@ -7,7 +7,6 @@ services or policies rewrites none of them and cuts no connection.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final
 
@@ -19,6 +18,7 @@ from tulle.envoy.network import Header, Http, Tunnel
 from tulle.envoy.sockets import tcp_address
 from tulle.ztunnel.config import logs, names
 from tulle.ztunnel.config.access import ALLOW_CHAIN, DENY_CHAIN, Access, plaintext_matcher
+from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.config.prefixes import Prefixes
 from tulle.ztunnel.policy.terms import Address, Network
 
@@ -33,22 +33,6 @@ _ON_DEMAND_SECONDS: Final = 5.0
 #: client's first bytes have arrived before its connection is closed, so that the client sees a reset every time.
 _CONNECT_ATTEMPTS: Final = 3
 _RETRY_SECONDS: Final = 0.03
-
-
-@dataclass(frozen=True)
-class LocalPod:
-    """A pod that the node agent handed over.  `netns`: a path that Envoy can open; never used for another pod."""
-
-    uid: str
-    name: str
-    namespace: str
-    service_account: str
-    netns: str
-    trust_domain: str
-
-    @property
-    def identity(self) -> str:
-        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
 
 
 def outbound_listener(pod: LocalPod, addresses: Iterable[Address], mesh: Prefixes) -> listener_pb2.Listener:
@@ -103,14 +87,15 @@ def _mesh_chain(pod: LocalPod, name: str, cluster: str, asked_for: str) -> liste
         on_demand_timeout=_ON_DEMAND_SECONDS,
         connect_attempts=_CONNECT_ATTEMPTS,
         retry_backoff=_RETRY_SECONDS,
-        logs=[logs.outbound(pod.name, pod.namespace, pod.identity, asked_for)],
+        logs=[logs.outbound(pod, asked_for)],
+        log_opened=True,
     )
     return listener_components_pb2.FilterChain(name=name, filters=[carried, proxy])
 
 
 def _outside_chain(pod: LocalPod) -> listener_components_pb2.FilterChain:
-    log = logs.outbound(pod.name, pod.namespace, pod.identity, "")
-    proxy = network.tcp_proxy(names.ORIGINAL_DESTINATION, stat_prefix=_OUTSIDE_CHAIN, logs=[log])
+    log = logs.outbound(pod, "")
+    proxy = network.tcp_proxy(names.ORIGINAL_DESTINATION, stat_prefix=_OUTSIDE_CHAIN, logs=[log], log_opened=True)
     carried = filter_state.network_filter(filter_state.netns(pod.netns))
     return listener_components_pb2.FilterChain(name=_OUTSIDE_CHAIN, filters=[carried, proxy])
 
@@ -122,16 +107,14 @@ def plaintext_listener(pod: LocalPod, access: Access) -> listener_pb2.Listener:
         filters=[
             filter_state.network_filter(filter_state.netns(pod.netns)),
             network.tcp_proxy(
-                names.ORIGINAL_DESTINATION, stat_prefix="plaintext", logs=[logs.plaintext(pod.name, pod.namespace)]
+                names.ORIGINAL_DESTINATION, stat_prefix="plaintext", logs=[logs.plaintext(pod)], log_opened=True
             ),
         ],
     )
     reason = "connection closed due to policy rejection: plaintext is not allowed"
     deny = _reset_chain(DENY_CHAIN)
     deny.filters[0].CopyFrom(
-        network.tcp_proxy(
-            names.RESET_TCP, stat_prefix="plaintext", logs=[logs.plaintext(pod.name, pod.namespace, reason)]
-        )
+        network.tcp_proxy(names.RESET_TCP, stat_prefix="plaintext", logs=[logs.plaintext(pod, reason)])
     )
     listener = _listener(pod, "plaintext", names.PLAINTEXT_PORT)
     listener.listener_filters.append(network.original_destination())
@@ -150,7 +133,8 @@ def hbone_listener(pod: LocalPod) -> listener_pb2.Listener:
             Header(names.SOURCE_HEADER, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"),
         ),
         filters=(filter_state.http_filter(),),
-        logs=(logs.hbone(pod.name, pod.namespace, pod.identity),),
+        logs=(logs.hbone(pod),),
+        log_opened=True,
     )
     chain = listener_components_pb2.FilterChain(
         name="hbone",
@@ -158,6 +142,7 @@ def hbone_listener(pod: LocalPod) -> listener_pb2.Listener:
         filters=[filter_state.network_filter(filter_state.netns(pod.netns)), http.network_filter()],
     )
     listener = _listener(pod, "hbone", names.HBONE_PORT)
+    listener.access_log.append(logs.handshake(pod))
     listener.filter_chains.append(chain)
     return listener
 

@@ -43,7 +43,7 @@ def clusters(sink_port: int) -> list[cluster_pb2.Cluster]:
 
 def listeners(sink_port: int) -> list[listener_pb2.Listener]:
     """The shared listeners: all internal but the sink."""
-    reason = filter_state.Value(names.REFUSAL_REASON, "no healthy endpoint for %REQ(:AUTHORITY)%")
+    reason = filter_state.Value(names.REFUSAL_REASON, names.NO_ENDPOINT)
     return [
         _internal(names.PLAIN_LISTENER, _connect(routes.terminate_connect("plain", names.APP_BY_AUTHORITY))),
         _internal(names.RESET_LISTENER, _connect(routes.terminate_connect("reset", names.RESET_TCP))),

@@ -7,7 +7,8 @@ with `#/$defs/`; here they are turned back into the OpenAPI form that clients an
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,9 +30,16 @@ _UNIONS: dict[str, Schema] = {
 @cache
 def definitions() -> dict[str, Schema]:
     """Every definition by its full name, references as plain names under `$ref`."""
-    path = files("kubernetes_validate") / "kubernetes-json-schema" / f"{VERSION}-local" / "_definitions.json"
-    raw = msgspec.json.decode(path.read_bytes())["$defs"]
+    raw = msgspec.json.decode(_file().read_bytes())["$defs"]
     return {name: _UNIONS.get(name) or _clean(schema) for name, schema in raw.items()}
+
+
+def _file() -> Path:
+    # Found, not imported: the package's own code would bring a second JSON Schema library into this process.
+    spec = find_spec("kubernetes_validate")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("the package kubernetes-validate is not installed: run `make install`")
+    return Path(spec.origin).parent / "kubernetes-json-schema" / f"{VERSION}-local" / "_definitions.json"
 
 
 def _clean(schema: Schema) -> Schema:

@@ -12,7 +12,10 @@ from tulle.cluster.node.images.model import Image, ImageConfig, docker_hub
 IMAGE = Image(
     repositories=docker_hub("tulle/tulle", "ghcr.io/tulle/tulle"),
     about="the mesh's parts: python -m tulle.istiod, tulle.cni, tulle.ztunnel, tulle.waypoint",
-    config=ImageConfig(cmd=("python", "-c", "import tulle; print(tulle.__version__)"), env=python.environment()),
+    config=ImageConfig(
+        cmd=("python", "-c", "import tulle; print(tulle.__version__)"),
+        env=(*python.environment(), ("GRPC_VERBOSITY", "ERROR")),
+    ),
     recipe=python.root,
     made_from=(debian.STATUS, *python.origins()),
 )

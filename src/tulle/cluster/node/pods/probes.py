@@ -14,6 +14,9 @@ from typing import Literal
 
 from tulle.cluster.node.pods.spec import Container, Probe
 
+_EARLY = (0.1,) * 30
+"""Seconds between the looks at a program that has just started and is not ready yet."""
+
 Kind = Literal["Startup", "Liveness", "Readiness"]
 
 Ask = Callable[[Kind, Probe], Awaitable[str]]
@@ -102,6 +105,8 @@ class Prober:
     async def _loop(self, kind: Kind, probe: Probe) -> None:
         verdict = Verdict(probe.success_threshold, probe.failure_threshold)
         await asyncio.sleep(probe.initial_delay_seconds)
+        if kind == "Readiness":
+            await self._first_good(probe)
         while True:
             text = await self._ask(kind, probe)
             if verdict.note(not text):
@@ -112,11 +117,21 @@ class Prober:
                     return
             await asyncio.sleep(probe.period_seconds)
 
+    async def _first_good(self, probe: Probe) -> None:
+        """While the program starts, look more often than the period says; what is not good yet is no complaint."""
+        for pause in _EARLY:
+            if pause >= probe.period_seconds or not await self._answer("Readiness", probe):
+                return
+            await asyncio.sleep(pause)
+
     async def _ask(self, kind: Kind, probe: Probe) -> str:
-        text = "probe timed out"
-        with contextlib.suppress(TimeoutError):
-            # the request has its own time-out, with better words; this one is for what ignores it
-            text = await asyncio.wait_for(self._callbacks.ask(kind, probe), probe.timeout_seconds + 5)
+        text = await self._answer(kind, probe)
         if text:
             self._callbacks.unhealthy(kind, text)
         return text
+
+    async def _answer(self, kind: Kind, probe: Probe) -> str:
+        with contextlib.suppress(TimeoutError):
+            # the request has its own time-out, with better words; this one is for what ignores it
+            return await asyncio.wait_for(self._callbacks.ask(kind, probe), probe.timeout_seconds + 5)
+        return "probe timed out"

@@ -1,0 +1,87 @@
+"""Decisions in bulk: JSON lines of requests in, JSON lines of decisions out, in the same order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tulle.cli.explain.documents import InputError
+from tulle.cli.explain.evaluate import Evaluation, evaluate
+from tulle.cli.explain.route import Ask
+from tulle.cli.explain.world import World
+
+FIELDS: Mapping[str, str] = {
+    "url": "what is asked for, as curl takes it (required)",
+    "client": "pod/NAME, deployment/NAME, serviceaccount/NAME, spiffe://…, kubelet or outside (required)",
+    "namespace": 'the client\'s namespace ("default")',
+    "method": 'HTTP method ("GET")',
+    "headers": "object of name to value, or to a list of values",
+    "jwt": "bearer token",
+    "id": "anything; returned with the decision",
+}
+
+
+def decide_lines(world: World, lines: Iterable[str], now: float) -> Iterator[dict[str, Any]]:
+    """One decision for each line that is not empty; a line that is no request gives an object with `error`."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            identifier, ask = _read(line, now)
+            yield {**identifier, **_told(evaluate(world, ask))}
+        except InputError as error:
+            yield {"line": number, "error": str(error)}
+
+
+def _read(line: str, now: float) -> tuple[dict[str, Any], Ask]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"this is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"found {type(value).__name__}; accepted is an object with {', '.join(FIELDS)}")
+    for name in value:
+        if name not in FIELDS:
+            raise InputError(f"{name}: unknown field; accepted are {', '.join(FIELDS)}")
+    ask = Ask(
+        _text(value, "client"),
+        _text(value, "namespace", "default"),
+        _text(value, "method", "GET"),
+        _text(value, "url"),
+        tuple(_headers(value.get("headers") or {})),
+        _text(value, "jwt", ""),
+        now,
+    )
+    return ({"id": value["id"]} if "id" in value else {}), ask
+
+
+def _text(value: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    found = value.get(name, default)
+    if not isinstance(found, str):
+        raise InputError(f"{name}: found {found!r}; accepted is {FIELDS[name]}")
+    return found
+
+
+def _headers(value: object) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"headers: found {value!r}; accepted is {FIELDS['headers']}")
+    for name, given in value.items():
+        for one in given if isinstance(given, list) else [given]:
+            if not isinstance(one, str):
+                raise InputError(f"headers.{name}: found {one!r}; accepted is a string or a list of strings")
+            yield name, one
+
+
+def _told(evaluation: Evaluation) -> dict[str, Any]:
+    seen, worst, stop = evaluation.seen, evaluation.worst, evaluation.way.stop
+    hop = worst.hop if worst is not None and stop is None else None
+    return {
+        "allowed": evaluation.allowed,
+        "sees": seen.code,
+        "curl": seen.curl,
+        "where": hop.where if hop else "",
+        "policy": str(hop.decided_by) if hop and hop.decided_by else "",
+        "clause": hop.field if hop else "",
+        "reason": stop.reason if stop else hop.reason if hop else "outside the mesh",
+    }

@@ -1,0 +1,21 @@
+"""One captured pod of this node, as all of its configuration needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LocalPod:
+    """A pod that the node agent handed over.  `netns`: a path that Envoy can open; never used for another pod."""
+
+    uid: str
+    name: str
+    namespace: str
+    service_account: str
+    netns: str
+    trust_domain: str
+
+    @property
+    def identity(self) -> str:
+        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"

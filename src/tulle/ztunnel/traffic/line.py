@@ -1,0 +1,146 @@
+"""One line that Envoy wrote of a connection, read into a value (see `config.logs` for who writes what)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Final
+
+import msgspec
+
+from tulle.ztunnel.config import names
+from tulle.ztunnel.policy.terms import Address
+from tulle.ztunnel.traffic.sockets import HostPort
+
+_OPENED: Final = frozenset({"TcpUpstreamConnected", "DownstreamTunnelSuccessfullyEstablished"})
+#: Envoy's flags of connections that could not be made.
+_NOT_MADE: Final = {
+    "UF": "connection failed",
+    "UH": "no healthy endpoint",
+    "NC": "destination not known",
+    "NR": "no route",
+    "UO": "too many connections",
+}
+_INTERNAL: Final = "envoy://"
+_REFUSALS: Final = tuple(f"{_INTERNAL}{name}/" for name in (names.EXPLAIN_FRONT_LISTENER, names.RESET_FRONT_LISTENER))
+_REJECTED: Final = "connection closed due to policy rejection: "
+
+
+class Line(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "source": "src.addr",
+        "source_workload": "src.workload",
+        "source_namespace": "src.namespace",
+        "source_identity": "src.identity",
+        "destination": "dst.addr",
+        "asked_for": "dst.hbone_addr",
+        "original": "dst.original_addr",
+        "service": "dst.service",
+        "destination_workload": "dst.workload",
+        "destination_namespace": "dst.namespace",
+        "destination_identity": "dst.identity",
+    },
+):
+    """The fields as Envoy filled them in, "" where there was nothing.  `failure`: of the transport (TLS)."""
+
+    type: str
+    kind: str
+    pod: str
+    time: str = ""
+    duration: str = ""
+    bytes_sent: int = 0
+    bytes_recv: int = 0
+    response_flags: str = ""
+    response_code: int = 0
+    failure: str = ""
+    error: str = ""
+    app_local: str = ""
+    app_remote: str = ""
+    source: str = ""
+    source_workload: str = ""
+    source_namespace: str = ""
+    source_identity: str = ""
+    destination: str = ""
+    asked_for: str = ""
+    original: str = ""
+    service: str = ""
+    destination_workload: str = ""
+    destination_namespace: str = ""
+    destination_identity: str = ""
+
+    @property
+    def inbound(self) -> bool:
+        return self.kind != "outbound"
+
+    @property
+    def opened(self) -> bool:
+        """Whether it says that a connection is established; otherwise one has ended."""
+        return self.type in _OPENED
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What an open connection is known by."""
+        if self.inbound:
+            return self.pod, self.app_local, self.app_remote
+        return self.pod, self.source, self.original
+
+    @property
+    def tunnelled(self) -> bool:
+        """Whether it came or went by HBONE."""
+        if self.inbound:
+            return self.kind == "hbone"
+        return bool(self.asked_for) and not self.destination.startswith(_INTERNAL)
+
+    @property
+    def actual(self) -> str:
+        """`address:port` at the far end of the proxy."""
+        if self.inbound:
+            return self.asked_for or self.destination
+        return self.asked_for if self.destination.startswith(_INTERNAL) else self.destination
+
+    @property
+    def refused(self) -> bool:
+        """Whether it leads to nobody, only to the place where connections are refused."""
+        return bool(self.error) or self.destination.startswith(_REFUSALS)
+
+    @property
+    def problem(self) -> str:
+        """Why the connection failed, "" if it did not; says nothing of one that was open."""
+        flags = self.response_flags.split(",") if self.response_flags else ()
+        what = self.error or next((text for flag, text in _NOT_MADE.items() if flag in flags), "")
+        if self.kind == "handshake" or self.failure:
+            return ": ".join(part for part in (what, self.failure) if part)
+        return what
+
+    @property
+    def failure_flag(self) -> str:
+        """The value of the metrics' label response_flags (spec D13)."""
+        if self.error.startswith(_REJECTED):
+            return "DENY"
+        if self.kind == "handshake" or "TLS" in self.failure:
+            return "TLS_FAILURE"
+        return "CONNECT" if self.problem else "-"
+
+
+def split(text: str) -> HostPort | None:
+    """`address:port` or `[address]:port` as a pair, None for anything else."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal():
+        return None
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def address(text: str) -> Address | None:
+    """The address of `address:port`, None when there is none."""
+    pair = split(text)
+    return _parsed(pair[0]) if pair is not None else None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(host: str) -> Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None

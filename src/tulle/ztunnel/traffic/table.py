@@ -1,0 +1,95 @@
+"""The connections that are open now, by the pod they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tulle.ztunnel.policy.terms import Peer
+from tulle.ztunnel.traffic.line import Line
+from tulle.ztunnel.traffic.parties import Parties
+from tulle.ztunnel.traffic.sockets import Ends
+
+Key: TypeAlias = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One connection of a pod.  `peer` and `ends` (the connection to the app) are there for inbound ones only.
+
+    `who` and `labels` (the values of the metrics' labels) are as they were when it opened.
+    """
+
+    key: Key
+    inbound: bool
+    source: str
+    original: str
+    actual: str
+    protocol: str
+    who: Parties
+    labels: tuple[str, ...]
+    peer: Peer | None = None
+    ends: Ends | None = None
+
+    @property
+    def pod(self) -> str:
+        return self.key[0]
+
+    def dump(self) -> dict[str, Any]:
+        """As tools read it from `/config_dump`."""
+        return {
+            "src": self.source,
+            "originalDst": self.original,
+            "actualDst": self.actual,
+            "protocol": self.protocol,
+        }
+
+
+class OpenConnections:
+    """Filled by "opened" lines, emptied by "ended" lines; `forbidden` remembers why one is being closed."""
+
+    def __init__(self) -> None:
+        self._by_pod: dict[str, dict[Key, Connection]] = {}
+        self._closing: dict[Key, str] = {}
+
+    def add(self, connection: Connection) -> None:
+        self._by_pod.setdefault(connection.pod, {})[connection.key] = connection
+
+    def remove(self, line: Line) -> tuple[Connection | None, str]:
+        """The connection that ended, None if it was never open, and why it was closed here, "" if it was not."""
+        key = line.key
+        reason = self._closing.pop(key, "")
+        of_pod = self._by_pod.get(line.pod)
+        if of_pod is None:
+            return None, reason
+        connection = of_pod.pop(key, None)
+        if not of_pod:
+            del self._by_pod[line.pod]
+        return connection, reason
+
+    def closing(self, connection: Connection, reason: str) -> None:
+        """Remember why a connection is about to end."""
+        self._closing[connection.key] = reason
+
+    def inbound(self, pod: str) -> list[Connection]:
+        """The open inbound connections of a pod that nobody has closed yet."""
+        return [c for c in self.of(pod) if c.inbound and c.key not in self._closing]
+
+    def of(self, pod: str) -> Iterator[Connection]:
+        return iter(self._by_pod.get(pod, {}).values())
+
+    def clear(self) -> None:
+        """All are gone, because Envoy is."""
+        self._by_pod.clear()
+        self._closing.clear()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_pod.values()))
+
+    def dump(self, pod: str) -> dict[str, list[dict[str, Any]]]:
+        """A pod's connections as tools read them from `/config_dump`."""
+        return {
+            "inbound": [c.dump() for c in self.of(pod) if c.inbound],
+            "outbound": [c.dump() for c in self.of(pod) if not c.inbound],
+        }

@@ -1,0 +1,180 @@
+"""The benchmarks' own machinery: what programs print is read rightly, pages are rewritten, and the quick forms run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import certificates, dataplane, dataplane_report, load, processes, report, topology
+
+WRK = """Running 2s test @ http://10.96.0.1:8080/ok
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   310.11us  402.21us  11.63ms   93.21%
+    Req/Sec   102.13k     9.50k  117.60k    75.00%
+  Latency Distribution
+     50%  211.00us
+     75%  340.00us
+     90%    0.61ms
+     99%    1.90ms
+  203345 requests in 2.01s, 15.90MB read
+{errors}Requests/sec: 101166.67
+Transfer/sec:      7.91MB
+"""
+H2LOAD = """finished in 1.00s, 192624.00 req/s, 7.35MB/s
+requests: 192624 total, 192688 started, 192624 done, {ok} succeeded, {bad} failed, 0 errored, 0 timeout
+"""
+
+
+def test_wrk_is_read() -> None:
+    found = load.parse_wrk(WRK.format(errors=""))
+    assert (found.done, round(found.rate), found.p50, found.p99) == (203345, 101167, 0.211, 1.9)
+    ends = "  Socket errors: connect 0, read 203345, write 0, timeout 0\n"
+    assert load.parse_wrk(WRK.format(errors=ends)).done == 203345
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        "  Socket errors: connect 7, read 0, write 0, timeout 0\n",
+        "  Non-2xx or 3xx responses: 12\n",
+        "  Socket errors: connect 0, read 3, write 0, timeout 0\n  Non-2xx or 3xx responses: 12\n",
+    ],
+)
+def test_a_path_that_refuses_is_no_measurement(errors: str) -> None:
+    with pytest.raises(load.LoadError, match=r"connect 7|Non-2xx"):
+        load.parse_wrk(WRK.format(errors=errors))
+    with pytest.raises(load.LoadError, match="unable to connect"):
+        load.parse_wrk("unable to connect to 10.96.0.1:8080 Connection refused")
+
+
+def test_h2load_is_read() -> None:
+    found = load.parse_h2load(H2LOAD.format(ok=192624, bad=0))
+    assert (found.done, found.rate) == (192624, 192624.0)
+    for ok, bad in ((100, 1), (0, 0)):
+        with pytest.raises(load.LoadError):
+            load.parse_h2load(H2LOAD.format(ok=ok, bad=bad))
+
+
+def test_iperf3_is_read() -> None:
+    done = {"end": {"sum_received": {"bytes": 1000, "bits_per_second": 8000.0}}}
+    assert load.parse_iperf(json.dumps(done)).rate == 8000.0
+    with pytest.raises(load.LoadError, match="unable to connect"):
+        load.parse_iperf('{"error": "unable to connect to server"}')
+
+
+def test_a_region_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench a -->\nold\n<!-- /bench a -->\nbetween\n<!-- bench b --><!-- /bench b -->\n")
+    report.write("a", "new", page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- bench a -->\nnew\n")
+    assert text.endswith("<!-- /bench a -->\nbetween\n<!-- bench b --><!-- /bench b -->\n")
+    assert "old" not in text
+    with pytest.raises(report.NoRegionError, match="no region c"):
+        report.write("c", "new", page)
+
+
+def test_every_bench_has_its_region() -> None:
+    text = report.PAGE.read_text()
+    makefile = (report.ROOT / "Makefile").read_text()
+    parts = next(line for line in makefile.splitlines() if line.startswith("BENCH :=")).split()[2:]
+    for part in parts:
+        assert (report.ROOT / "bench" / f"{part}.py").exists()
+        assert f"<!-- bench {part} -->" in text
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1e6), min_size=1), st.floats(min_value=0, max_value=1))
+def test_a_percentile_is_one_of_the_values_and_not_below_its_share(values: list[float], share: float) -> None:
+    found = report.percentile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values)
+
+
+def test_results_are_kept_with_their_machine(tmp_path: Path) -> None:
+    assert report.load("x", tmp_path) is None
+    report.save("x", {"rate": 1}, tmp_path)
+    kept = report.load("x", tmp_path)
+    assert kept is not None
+    assert kept["rate"] == 1
+    assert kept["machine"]["cores"] == os.cpu_count()
+
+
+def test_tables_of_the_data_plane() -> None:
+    row = {"rate": 100.0, "p50": 1.0, "p99": 2.0, "done": 100, "cpu_us": {"client": 1.0, "ztunnel": 4.0}}
+    half = {**row, "rate": 50.0}
+    paths = {
+        name: {"about": name, **{m: [rate] * 3 for m in dataplane.MEASURES}}
+        for name, rate in (("direct", row), ("direct2", row), ("l4", half), ("l4-2", half))
+    }
+    text = dataplane_report.tables({"paths": paths, "memory": {"idle": {"ztunnel": 1e6}, "loaded": {"ztunnel": 2e6}}})
+    assert "| l4 | 50 (0.50) | 1.00 / 2.00 |" in text
+    assert "| ztunnel | 1 | 2 |" in text
+
+
+def test_what_a_process_costs_is_read() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time\nprint(flush=True)\ntime.sleep(60)"], stdout=-1)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        (found,) = [p for p in processes.descendants(os.getpid()) if p.pid == child.pid]
+        assert found.parent == os.getpid()
+        assert processes.cpu_seconds((child.pid,)) >= 0
+        memory = processes.memory(child.pid)
+        assert memory is not None
+        assert 0 < memory.uss <= memory.pss <= memory.rss
+        assert processes.started(child.pid) <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    finally:
+        child.kill()
+        child.communicate()
+    assert processes.memory(child.pid) is None
+    assert processes.cpu_seconds((child.pid,)) == 0
+
+
+def test_another_ztunnel_must_be_a_program(tmp_path: Path) -> None:
+    file = tmp_path / "ztunnel"
+    with pytest.raises(SystemExit, match="not an executable file"):
+        dataplane.check_program(file)
+    file.write_text("#!/bin/sh\n")
+    with pytest.raises(SystemExit, match="not an executable file"):
+        dataplane.check_program(file)
+    file.chmod(0o755)
+    assert dataplane.check_program(file) == file
+
+
+def test_the_tunnels_certificates_verify_each_other(tmp_path: Path) -> None:
+    topology.certificates(tmp_path)
+    verified = subprocess.run(
+        ["openssl", "verify", "-CAfile", str(tmp_path / "ca.pem"), str(tmp_path / "peer.pem")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verified.returncode == 0, verified.stderr
+
+
+def test_certificates_are_issued(tmp_path: Path) -> None:
+    assert certificates.measure(3, tmp_path)["alone"] > 0
+
+
+@pytest.mark.parametrize("module", ["api", "controlplane"])
+def test_the_quick_form_runs_and_leaves_the_page_alone(module: str) -> None:
+    before = report.PAGE.read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", f"bench.{module}", "--quick"],
+        cwd=report.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| ---: |" in done.stdout or "---: | ---:" in done.stdout
+    assert report.PAGE.read_text() == before

@@ -1,0 +1,168 @@
+"""`tulle policy`: the wire messages, what was dropped, and decisions in bulk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
+from google.protobuf.json_format import ParseDict
+from typer.testing import CliRunner, Result
+
+from tulle.cli.main import app
+from tulle.cli.policy.compiled import compile_policies
+from tulle.xds.proto import authorization_pb2
+
+from .scenes import ENROLLED, STRICT, TEST, policy, rule, scene, selecting, targeting, written
+
+_PEER = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: open, namespace: hello}
+spec:
+  selector: {matchLabels: {app: helloworld}}
+  portLevelMtls: {8080: {mode: PERMISSIVE}}
+"""
+
+
+def run(*arguments: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(app, ["policy", *arguments], input=stdin)
+
+
+def compiled(*arguments: str) -> tuple[dict[str, Any], str]:
+    result = run("compile", *arguments)
+    assert result.exit_code == 0, result.output
+    return yaml.safe_load(result.stdout), result.stderr
+
+
+def test_messages_are_the_protobufs(tmp_path: Path) -> None:
+    folder = written(
+        tmp_path, ENROLLED, STRICT, selecting("l4", rule(principals=[TEST])), targeting("l7", rule(methods=["GET"]))
+    )
+    found, _ = compiled("-f", folder, "--profile", "istio")
+    messages = {one["name"]: ParseDict(one["message"], authorization_pb2.Authorization()) for one in found["ztunnel"]}
+    assert set(messages) == {"hello/l4", "istio-system/istio_converted_static_strict"}
+    (clause,) = messages["hello/l4"].rules[0].clauses
+    assert clause.matches[0].principals[0].exact == TEST
+    (waypoint,) = found["waypoint"]
+    assert waypoint["target"] == "Service hello/helloworld at waypoint hello/waypoint"
+    config = {key: value for key, value in waypoint["http"][0]["typed_config"].items() if key != "@type"}
+    assert list(ParseDict(config, rbac_pb2.RBAC()).rules.policies) == ["ns[hello]-policy[l7]-rule[0]"]
+
+
+def test_peer_authentications_are_merged(tmp_path: Path) -> None:
+    found, _ = compiled("-f", written(tmp_path, STRICT, _PEER), "--target", "ztunnel", "-o", "json")
+    assert set(found) == {"ztunnel"}
+    by_name = {one["name"]: one for one in found["ztunnel"]}
+    converted = by_name["hello/converted_peer_authentication_open"]
+    assert converted["workloads"] == ["hello/helloworld-0"]
+    matches = [clause["matches"][0] for clause in converted["message"]["rules"][0]["clauses"]]
+    assert matches == [{"notPrincipals": [{"presence": {}}]}, {"notDestinationPorts": [8080]}]
+    assert "hello/helloworld-0" not in by_name["istio-system/istio_converted_static_strict"].get("workloads", ())
+
+
+def test_what_was_dropped_is_on_stderr(tmp_path: Path) -> None:
+    custom = policy("ask", {"action": "CUSTOM", "provider": {"name": "opa"}, "rules": [{}]})
+    spec = "{selector: {matchLabels: {a: b}}, mtls: {mode: STRICT}}"
+    rooted = f"{{kind: PeerAuthentication, metadata: {{name: r, namespace: istio-system}}, spec: {spec}}}"
+    texts = (
+        selecting("get", rule(namespaces=["test"], methods=["GET"])),
+        targeting("l7", rule(methods=["GET"])),
+        custom,
+        rooted,
+    )
+    found, remarks = compiled("-f", written(tmp_path, *texts), "--profile", "istio")
+    assert (
+        "AuthorizationPolicy/hello/get: spec.rules[0].to[0].operation.methods: methods cannot be tested at ztunnel: the rule is omitted"
+        in remarks
+    )
+    assert "AuthorizationPolicy/hello/l7: targetRefs: not sent to ztunnel" in remarks
+    assert "AuthorizationPolicy/hello/ask: spec.action: CUSTOM is not sent to ztunnel" in remarks
+    assert (
+        "PeerAuthentication/istio-system/r: spec.selector: a selector in the root namespace applies to nothing"
+        in remarks
+    )
+    assert [one["target"] for one in found["waypoint"]] == ["Service hello/helloworld"], (
+        "also without a waypoint in the input"
+    )
+
+
+def test_lifting() -> None:
+    result = compile_policies(
+        scene(ENROLLED, selecting("v2", rule(principals=[TEST], methods=["GET"])), profile="lesson")
+    )
+    names = [one["name"] for one in result.ztunnel if "hello/helloworld-0" in one.get("workloads", ())]
+    assert names == ["hello/tulle_waypoint_allow_hello_waypoint"]
+    assert any("in ztunnel's place" in remark for remark in result.remarks)
+    assert result.waypoint[0]["policies"] == ["hello/v2"]
+
+
+def test_options_are_checked(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    assert "accepted are ztunnel, waypoint" in run("compile", "-f", folder, "--target", "sidecar").stderr
+    assert "accepted are yaml and json" in run("compile", "-f", folder, "-o", "xml").stderr
+
+
+_REQUESTS = [
+    {
+        "id": 1,
+        "client": "pod/curl",
+        "namespace": "test",
+        "url": "http://helloworld.hello:5000/hello",
+        "headers": {"x": ["a", "b"], "y": "c"},
+    },
+    {"client": "pod/curl", "namespace": "legacy", "url": "http://helloworld.hello:5000/hello"},
+    {"client": "kubelet", "url": "http://helloworld.hello:5000/hello"},
+]
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_decide(tmp_path: Path, by_file: bool) -> None:
+    lines = "\n".join(json.dumps(one) for one in _REQUESTS) + "\n\n"
+    mesh = tmp_path / "mesh"
+    mesh.mkdir()
+    folder = written(mesh, STRICT, selecting("l4", rule(principals=[TEST])))
+    (tmp_path / "requests").write_text(lines)
+    result = run("decide", "-f", folder, "--request", str(tmp_path / "requests") if by_file else "-", stdin=lines)
+    assert result.exit_code == 0, result.output
+    first, second, third = (json.loads(line) for line in result.stdout.splitlines())
+    assert (first["id"], first["allowed"], first["policy"], first["clause"]) == (
+        1,
+        True,
+        "AuthorizationPolicy/hello/l4",
+        "spec.rules[0]",
+    )
+    assert (second["sees"], second["curl"], second["policy"]) == (
+        "reset",
+        56,
+        "PeerAuthentication/istio-system/default",
+    )
+    assert third["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("x", "this is no JSON"),
+        ("[]", "found list; accepted is an object"),
+        ('{"client": "outside"}', "url: found None"),
+        ('{"client": "outside", "url": "http://helloworld.hello:5000/", "verb": "GET"}', "verb: unknown field"),
+        ('{"client": "outside", "url": "http://helloworld.hello:5000/", "headers": {"a": 1}}', "headers.a: found 1"),
+        ('{"client": "pod/none", "url": "http://helloworld.hello:5000/"}', "no such pod"),
+    ],
+)
+def test_a_line_that_is_no_request(tmp_path: Path, line: str, says: str) -> None:
+    result = run("decide", "-f", written(tmp_path), stdin=f"{line}\n")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert told["line"] == 1
+    assert says in told["error"]
+
+
+def test_fields_stand_in_the_help() -> None:
+    text = " ".join(run("decide", "--help").output.split())
+    for field in ("url", "client", "namespace", "method", "headers", "jwt", "id"):
+        assert f"{field}:" in text

@@ -1,0 +1,95 @@
+"""How a port is read: as HTTP, as bytes, or as what the first bytes of a connection are; and what policies mean in each (spec C5)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from tests.waypoint.lab import AUTO, AUTO_OPAQUE, HTTP, SERVER_FIRST, TCP, TEST, WEB, Mesh, policy, read_answer
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
+
+GET_ONLY = policy({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}, "get-only")
+
+
+async def opaque(mesh: Mesh, text: bytes, **where: object) -> bytes:
+    """What comes back for bytes that are not HTTP; b"" when the connection is closed instead."""
+    async with mesh.tunnel(where.get("identity", TEST), where.get("port", AUTO_OPAQUE)) as tunnel:
+        await tunnel.write(text)
+        return await asyncio.wait_for(tunnel.reader.read(len(text)), 10)
+
+
+async def test_http_on_an_undeclared_port_is_read(mesh: Mesh) -> None:
+    await mesh.configure(GET_ONLY)
+    await mesh.eventually(403, port=AUTO, method="POST")
+    assert (await mesh.get(port=AUTO)).status == 200
+    assert (await mesh.raw(b"GET /hello HTTP/1.0\r\nhost: h\r\n\r\n", port=AUTO)).status == 200
+
+
+async def test_other_bytes_on_an_undeclared_port_are_passed_on(mesh: Mesh) -> None:
+    await mesh.configure()
+    async with asyncio.timeout(10):
+        while await opaque(mesh, b"hello\n") != b"HELLO\n":
+            await asyncio.sleep(0.02)
+
+
+async def test_a_server_that_speaks_first_is_heard(mesh: Mesh) -> None:
+    await mesh.configure()
+    async with mesh.tunnel(TEST, SERVER_FIRST) as tunnel:
+        assert await asyncio.wait_for(tunnel.reader.readline(), 20) == b"220 ready\r\n"
+        await tunnel.write(b"helo\r\n")
+        assert await asyncio.wait_for(tunnel.reader.readline(), 10) == b"HELO\r\n"
+
+
+async def test_an_allow_with_http_fields_lets_no_opaque_connection_in(mesh: Mesh) -> None:
+    await mesh.configure(GET_ONLY)
+    await mesh.eventually(0, port=TCP)
+    assert await opaque(mesh, b"hello\n") == b""
+    assert (await mesh.get(port=HTTP)).status == 200
+
+
+async def test_a_deny_with_erased_http_fields_matches_any_opaque_connection(mesh: Mesh) -> None:
+    """The rule is about GET from web; of opaque connections it denies all from web, and none from elsewhere."""
+    source, operation = {"source": {"namespaces": ["web"]}}, {"operation": {"methods": ["GET"]}}
+    await mesh.configure(policy({"action": "DENY", "rules": [{"from": [source], "to": [operation]}]}, "deny"))
+    await mesh.eventually(0, port=TCP, identity=WEB, method="POST")
+    assert (await mesh.get(port=TCP)).status == 200
+    assert (await mesh.get(WEB, port=HTTP, method="POST")).status == 200
+    assert (await mesh.get(WEB, port=HTTP)).status == 403
+    assert await opaque(mesh, b"hello\n", identity=WEB) == b""
+    assert await opaque(mesh, b"hello\n") == b"HELLO\n"
+
+
+async def test_a_deny_of_http_fields_only_denies_every_opaque_connection(mesh: Mesh) -> None:
+    await mesh.configure(policy({"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/admin"]}}]}]}, "deny"))
+    await mesh.eventually(0, port=TCP)
+    assert (await mesh.get(port=HTTP)).status == 200
+    assert (await mesh.get(port=AUTO)).status == 200
+    assert (await mesh.get(port=AUTO, path="/admin")).status == 403
+    assert await opaque(mesh, b"hello\n") == b""
+
+
+async def test_a_deny_limited_to_an_http_port_leaves_others_alone(mesh: Mesh) -> None:
+    operation = {"operation": {"paths": ["/admin"], "ports": [str(HTTP)]}}
+    await mesh.configure(policy({"action": "DENY", "rules": [{"to": [operation]}]}, "deny"))
+    await mesh.eventually(200, port=TCP)
+    assert (await mesh.get(port=HTTP, path="/admin")).status == 403
+    assert await opaque(mesh, b"hello\n") == b"HELLO\n"
+
+
+async def test_a_request_cut_before_its_first_line_is_complete_is_not_passed_on_as_bytes(mesh: Mesh) -> None:
+    """Splitting the first bytes must not smuggle HTTP past the rules for HTTP."""
+    await mesh.configure(
+        policy({"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/no"], "ports": [str(AUTO)]}}]}]})
+    )
+    await mesh.eventually(403, port=AUTO, path="/no")
+    async with mesh.tunnel(TEST, AUTO) as tunnel:
+        for part in (b"G", b"ET /", b"no HTTP", b"/1.1\r\nhost: h\r\n\r\n"):
+            await tunnel.write(part)
+            await asyncio.sleep(0.02)
+        assert (await asyncio.wait_for(read_answer(tunnel.reader), 10)).status in (0, 403)

@@ -1,0 +1,199 @@
+"""Lines of Envoy, the table of open connections, verdicts on them, metrics: without I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tulle.ztunnel.config.access import Access
+from tulle.ztunnel.config.destination import Here
+from tulle.ztunnel.config.local_access import LocalAccess
+from tulle.ztunnel.configurator import Configurator
+from tulle.ztunnel.policy.convert import Policy, Scope
+from tulle.ztunnel.policy.decide import Effective, decide
+from tulle.ztunnel.policy.terms import Constant, IdentityMatches, Peer
+from tulle.ztunnel.traffic import metrics as metrics_module
+from tulle.ztunnel.traffic.line import Line, address, split
+from tulle.ztunnel.traffic.metrics import LABELS, Metrics
+from tulle.ztunnel.traffic.monitor import TrafficMonitor
+from tulle.ztunnel.traffic.parties import Parties
+from tulle.ztunnel.traffic.sockets import Ends, destroy
+from tulle.ztunnel.traffic.table import Connection, OpenConnections
+from tulle.ztunnel.traffic.verdict import objection
+from tulle.ztunnel.traffic.watch import PolicyWatch
+
+A, B = "spiffe://cluster.local/ns/a/sa/a", "spiffe://cluster.local/ns/b/sa/b"
+HERE, POD = ip_address("10.0.0.1"), ip_address("10.0.0.2")
+
+
+def policy(name: str, identity: str, *, deny: bool) -> Policy:
+    condition = IdentityMatches(identity) if identity else Constant(True)
+    return Policy(name=name, namespace="n", scope=Scope.NAMESPACE, deny=deny, dry_run=False, condition=condition)
+
+
+def access(
+    *, deny: Sequence[str] = (), allow: Sequence[str] = (), unknown: Sequence[str] = (), known: bool = True
+) -> Access:
+    effective = Effective(
+        tuple(unknown),
+        tuple(policy(f"deny-{who}", who, deny=True) for who in deny),
+        tuple(policy(f"allow-{who}", who, deny=False) for who in allow),
+    )
+    return Access((POD,), effective, "cluster.local", known=known)
+
+
+identities = st.sampled_from([A, B])
+some = st.lists(identities, max_size=2, unique=True)
+
+
+@given(some, some, st.sampled_from([A, B, None]), st.booleans())
+def test_with_all_policies_there_the_verdict_is_that_on_a_new_connection(
+    deny: list[str], allow: list[str], identity: str | None, patient: bool
+) -> None:
+    now = access(deny=deny, allow=allow)
+    peer = Peer(identity, HERE, POD, 80)
+    assert objection(now, peer, patient=patient) == decide(now.policies, peer).reason
+
+
+@given(some, some, st.sampled_from([A, B, None]))
+def test_patience_spares_only_what_a_missing_policy_may_still_allow(
+    deny: list[str], allow: list[str], identity: str | None
+) -> None:
+    now = access(deny=deny, allow=allow, unknown=["n/late"])
+    peer = Peer(identity, HERE, POD, 80)
+    assert bool(objection(now, peer, patient=True)) == (identity in deny)
+    assert objection(now, peer, patient=False) == "attached policy not known: n/late"
+
+
+def test_a_pod_whose_record_is_gone_keeps_what_it_has() -> None:
+    assert objection(access(deny=[A], known=False), Peer(A, HERE, POD, 80), patient=False) == ""
+
+
+def connection(identity: str, port: int = 1) -> Connection:
+    ends = Ends(("10.0.0.2", 80), ("10.0.0.2", port))
+    key = ("uid", f"10.0.0.2:{port}", "10.0.0.2:80")
+    return Connection(
+        key, True, "s", "o", "a", "HBONE", Parties(None, None, None), (), Peer(identity, HERE, POD, 80), ends
+    )
+
+
+async def test_the_watch_closes_once_and_only_what_is_forbidden() -> None:
+    table = OpenConnections()
+    table.add(connection(A, 1))
+    table.add(connection(B, 2))
+    closed: list[Connection] = []
+    now = {"uid": LocalAccess(access(deny=[A]), None, frozenset())}
+    watch = PolicyWatch(now, table, lambda _, found: closed.extend(found))
+    watch.changed("uid")
+    watch.changed("uid")
+    await asyncio.sleep(0.15)
+    watch.changed("uid")
+    await asyncio.sleep(0.15)
+    assert closed == [connection(A, 1)]
+    line = Line("TcpConnectionEnd", "hbone", "uid", app_local="10.0.0.2:1", app_remote="10.0.0.2:80")
+    assert table.remove(line) == (
+        connection(A, 1),
+        "connection closed due to policy change: explicitly denied by: n/deny-" + A,
+    )
+    assert len(table) == 1
+    watch.opened(connection(B, 2))
+    assert not watch.pending
+    table.add(connection(A, 3))
+    watch.opened(connection(A, 3))
+    await asyncio.sleep(0.15)
+    assert closed[1:] == [connection(A, 3)]
+    watch.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [("10.0.0.1:80", ("10.0.0.1", 80)), ("[fd00::1]:80", ("fd00::1", 80)), ("", None), ("envoy://x", None)],
+)
+def test_addresses(text: str, pair: tuple[str, int] | None) -> None:
+    assert split(text) == pair
+    assert address(text) == (None if pair is None else ip_address(pair[0]))
+
+
+@given(st.text(max_size=40))
+def test_no_text_breaks_the_reading_of_addresses(text: str) -> None:
+    split(text)
+    address(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem", "flag"),
+    [
+        (Line("E", "hbone", "u"), "", "-"),
+        (Line("E", "hbone", "u", response_flags="DC"), "", "-"),
+        (Line("E", "hbone", "u", response_flags="UF"), "connection failed", "CONNECT"),
+        (
+            Line("E", "outbound", "u", response_flags="UF,URX", failure="TLS_error"),
+            "connection failed: TLS_error",
+            "TLS_FAILURE",
+        ),
+        (Line("E", "handshake", "u", failure="no certificate"), "no certificate", "TLS_FAILURE"),
+        (
+            Line("E", "hbone", "u", error="connection closed due to policy rejection: x"),
+            "connection closed due to policy rejection: x",
+            "DENY",
+        ),
+    ],
+)
+def test_problems(line: Line, problem: str, flag: str) -> None:
+    assert (line.problem, line.failure_flag) == (problem, flag)
+
+
+@pytest.mark.parametrize(
+    ("destination", "refused"),
+    [("envoy://shared/explain-front/", True), ("envoy://shared/reset-front/", True), ("envoy://shared/plain/x", False)],
+)
+def test_connections_that_lead_to_nobody(destination: str, refused: bool) -> None:
+    assert Line("E", "outbound", "u", destination=destination).refused == refused
+
+
+def test_the_number_of_series_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "MAX_SERIES", 5)
+    counted = Metrics()
+    for number in range(50):
+        counted.connection_opened((str(number), *LABELS[1:]))
+    opened = [text for text in counted.render().splitlines() if text.startswith("istio_tcp_connections_opened_total{")]
+    assert len(opened) == 6
+    assert any('reporter="unknown"' in text and text.endswith(" 45.0") for text in opened)
+
+
+def test_lines_that_cannot_be_read_stop_nothing() -> None:
+    out: list[bytes] = []
+    monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, out.append)
+    ended = b'{"type":"TcpConnectionEnd","kind":"plaintext","pod":"u","src.addr":"1.2.3.4:5","bytes_recv":7}'
+    monitor.lines([b"", b"not JSON", b'{"type":1}', ended])
+    (line,) = b"".join(out).splitlines()
+    assert msgspec.json.decode(line)["bytes_recv"] == 7
+    assert len(monitor.connections) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="closing connections needs CAP_NET_ADMIN")
+def test_a_listener_is_never_closed_for_a_connection_that_has_gone() -> None:
+    namespace = os.open("/proc/self/ns/net", os.O_RDONLY)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = server.getsockname()
+        with socket.create_connection(where) as client:
+            accepted, _ = server.accept()
+            with accepted:
+                ends = Ends(where, client.getsockname())
+                assert destroy(namespace, [ends]) == 1
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+                with pytest.raises(ConnectionAbortedError):
+                    accepted.recv(1)
+        assert destroy(namespace, [ends]) == 0
+        with socket.create_connection(where):
+            server.accept()[0].close()
+    os.close(namespace)
