@@ -153,7 +153,11 @@ async def changes(client: Client, made: Sequence[ztunnels.Ztunnel], pid: int, ti
         latencies += [(when - began) * 1e3 for when in heard]
         first.append((min(heard) - began) * 1e3)
         await asyncio.sleep(0.02)
-    return {"latency_ms": latencies, "first_ms": first, "cpu_ms": (processes.cpu_seconds((pid,)) - before) / times * 1e3}
+    return {
+        "latency_ms": latencies,
+        "first_ms": first,
+        "cpu_ms": (processes.cpu_seconds((pid,)) - before) / times * 1e3,
+    }
 
 
 async def sync(number: int, istiod: Istiod, root: bytes, token: str, work: Any = None) -> Mapping[str, Any]:

@@ -145,7 +145,9 @@ async def apply_policies(mesh: Mesh, namespace: str, number: int) -> None:
                 "from": [{"source": {"principals": [f"cluster.local/ns/inside/sa/{account}"]}}],
                 "to": [{"operation": {"methods": ["GET"], "paths": [f"/v{index}/*", "/", "/ok"]}}],
             }
-            spec = {"targetRefs": [{"kind": "Service", "group": "", "name": "near"}], "rules": [rule]}
+            # A rule about methods allows no bytes, so those are allowed by port.
+            plain = {**rule, "to": [{"operation": {"ports": [str(BYTES)]}}]}
+            spec = {"targetRefs": [{"kind": "Service", "group": "", "name": "near"}], "rules": [rule, plain]}
             body = {"metadata": {"name": f"p{index}", "namespace": namespace}, "spec": spec}
             async with gate:
                 await client.create(AUTHORIZATION_POLICIES, body, namespace)

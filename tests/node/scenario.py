@@ -200,7 +200,11 @@ CONFIGURED: dict[str, Any] = pod(
     "conf",
     {
         "name": "c",
-        "command": ["sh", "-c", "cat /scratch/init; touch /scratch/ready; trap 'exit 0' TERM; while :; do sleep 0.1; done"],
+        "command": [
+            "sh",
+            "-c",
+            "cat /scratch/init; touch /scratch/ready; trap 'exit 0' TERM; while :; do sleep 0.1; done",
+        ],
         "env": [
             {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}},
             {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
