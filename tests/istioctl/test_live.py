@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.mesh import Mesh
+from tests.e2e.mesh import STATE, Mesh
 from tests.support.live_mesh import populate, running
+from tulle.cli import lab
 from tulle.cli.lesson import Outcome
 
 pytestmark = pytest.mark.e2e
@@ -57,6 +60,21 @@ def test_policies_and_certificates(mesh: Mesh) -> None:
             assert re.search(wanted, certificates, re.M), certificates
 
 
+def test_open_connections(mesh: Mesh) -> None:
+    held = "kubectl exec -n test curl -- sh -c '(sleep 30) | curl -s -m 30 telnet://helloworld.hello:5000'"
+    with subprocess.Popen(
+        shlex.split(held), env=lab.environment(STATE / "kubeconfig"), stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            shown = mesh.settles(
+                "istioctl zc connections --workload-namespace test", Outcome(0, "curl.test Outbound")
+            ).output
+        finally:
+            process.kill()
+    ends = r"^curl\.test Outbound curl\.test:\d+ +waypoint-\S+\.hello:15008 +helloworld\.hello\.svc\.cluster\.local:5000 +HBONE$"
+    assert re.search(ends, shown, re.M), shown
+
+
 def test_everything_at_once(mesh: Mesh) -> None:
     titles = re.findall(r"^------ (.*) ------$", mesh.ok("istioctl zc all --with-headers"), re.M)
     assert titles == ["WORKLOAD INFO", "SERVICE INFO", "POLICY INFO", "SECRET INFO", "CONNECTIONS INFO"]
@@ -92,7 +110,7 @@ def test_refusals(mesh: Mesh, line: str, message: str) -> None:
 
 
 def test_proxy_status(mesh: Mesh) -> None:
-    text = mesh.settles("istioctl proxy-status", Outcome(0, "(CDS,LDS,EDS,RDS)")).output
+    text = mesh.settles("istioctl proxy-status", Outcome(0, "(CDS,LDS,EDS,RDS")).output
     assert re.search(r"^ztunnel-\S+\.istio-system +Kubernetes +istiod-\S+ +\S+ +2 \(WADS,WAS\)$", text, re.M), text
     assert re.search(r"^waypoint-\S+\.hello +Kubernetes +istiod-\S+ +\S+ +\d \(CDS,LDS,EDS,RDS", text, re.M), text
     verbose = mesh.ok("istioctl ps -v 1")

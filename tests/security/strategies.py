@@ -216,9 +216,9 @@ calls = st.builds(
 
 
 @st.composite
-def requests(draw: Any, *, peers: Any = clients, http: Any = None) -> Request:
+def requests(draw: Any, *, peers: Any = clients, http: Any = None, ready: Any = st.booleans()) -> Request:  # noqa: B008
     """A request to helloworld, directly, through the waypoint to the Service, or through it to the pod."""
-    waypoints: tuple[WaypointView, ...] = draw(st.sampled_from(((), (world.WAYPOINT,))))
+    waypoints: tuple[WaypointView, ...] = (world.WAYPOINT,) if draw(ready) else ()
     target: WorkloadView = world.workload(waypoints=waypoints)
     path = draw(st.sampled_from(("direct", "service", "pod"))) if waypoints else "direct"
     to = world.service(target, ports=((80, 80), (5000, 5000), (9090, 9090))) if path == "service" else None

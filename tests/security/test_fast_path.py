@@ -69,6 +69,7 @@ def test_the_index_leaves_out_nothing_that_matches(
         ({"from": [{"source": {"requestPrincipals": ["i/s"]}}]}, {"claims": ("i", "s")}, {"claims": ("i", "t")}),
         ({"from": [{"source": {"requestPrincipals": ["i/*"]}}]}, {"claims": ("i", "s")}, {"claims": ("i/s", "s")}),
         ({"from": [{"source": {"requestPrincipals": ["i/s*"]}}]}, {"claims": ("i", "st")}, {"claims": ("i", "t")}),
+        ({"from": [{"source": {"requestPrincipals": ["i/*s"]}}]}, {"claims": ("i", "xs")}, {"claims": ("j", "xs")}),
         ({"from": [{"source": {"requestPrincipals": ["*/s"]}}]}, {"claims": ("i", "s")}, {"claims": ("", "s")}),
         ({"from": [{"source": {"requestPrincipals": ["*"]}}]}, {"claims": ("i", "s")}, {"claims": ("", "s")}),
         ({"to": [{"operation": {"paths": ["/a/{*}/b"]}}]}, {"path": "/a/x/b"}, {"path": "/b/x/b"}),
@@ -120,3 +121,15 @@ def test_answers_behind_a_waypoint_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     asked = [world.request("a/x", target, port=port, via=world.WAYPOINT) for port in (5000, 80, 9090, 5000, 81, 80)]
     assert [allows(policies, one) for one in asked] == [True, False, False, True, False, False]
     assert len(policies.gates) == 1
+
+
+def test_ztunnel_is_asked_once_about_a_waypoint() -> None:
+    policies = PolicySet(MeshSettings(), [world.policy({"rules": [{"to": [{"operation": {"ports": ["5000"]}}]}]})])
+    request = world.request("a/x", world.workload(), via=world.WAYPOINT)
+    assert allows(policies, request)
+
+    def never(_: Facts) -> bool:
+        raise AssertionError("the answer is known")
+
+    gates.gate_for(policies, request).ztunnel.__dict__["passes"] = never
+    assert allows(policies, request)

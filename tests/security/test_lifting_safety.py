@@ -48,7 +48,7 @@ def ideal(policies: list[AuthorizationPolicy], request: Request, call: HttpReque
     return not allows or any(policy.action is Action.ALLOW for policy in matching)
 
 
-@given(selector_policies, strategies.requests(peers=peers, http=strategies.calls))
+@given(selector_policies, strategies.requests(peers=peers, http=strategies.calls, ready=st.just(True)))
 def test_what_passes_would_have_passed_beside_the_pod(found: list[AuthorizationPolicy], request: Request) -> None:
     policies = PolicySet(LIFT, found)
     assume(any(item.how is How.LIFTED for item in policies.applied(request.workload)))

@@ -124,3 +124,13 @@ def test_waypoint(results: list[RefResult], status: bool, reason: str, words: st
 
 def test_a_selector_policy_has_no_waypoint_condition() -> None:
     assert waypoint_condition(world.policy(V1), []) is None
+
+
+def test_what_is_widened_for_ztunnel_is_told() -> None:
+    policy = world.policy({"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["t*t"]}}]}]})
+    told = ztunnel_condition(policy, MeshSettings(lift_selector_policies=True))
+    assert told is not None
+    assert told.message.startswith("attached to ztunnel; because liftSelectorPolicies is on, namespaces with a star")
+    plain = ztunnel_condition(policy, MeshSettings())
+    assert plain is not None
+    assert plain.message == "attached to ztunnel"

@@ -76,6 +76,8 @@ async def test_explained_refusals(fresh: Node) -> None:
     plain = await fresh.curl("test-1", "-i", URL)
     assert plain.out.startswith("HTTP/1.1 503 Service Unavailable")
     assert plain.out.endswith(reason)
+    assert "ztunnel refused spiffe://cluster.local/ns/test/sa/default: " in plain.out
+    assert "connection: close" in plain.out, "nobody's next request may be sent to where the reason is given"
     head = await fresh.curl("test-1", "-I", URL)
     assert head.out.startswith("HTTP/1.1 503 Service Unavailable")
     assert reason not in head.out

@@ -10,7 +10,7 @@ from rich.console import Console
 
 import tulle
 from tulle import manifests
-from tulle.cli import console, lab, up
+from tulle.cli import cobra, console, install, lab, up
 from tulle.cli.explain.command import explain_
 from tulle.cli.kubeconfig import KubeconfigError
 from tulle.cli.policy import command as policy
@@ -53,7 +53,14 @@ def up_(
     spec = ClusterSpec(str(state_dir.absolute()), port, profile, nodes)
     try:
         up.up(spec, merge=kubeconfig, wait_seconds=timeout, console=_terminal())
-    except (ClusterError, KubeconfigError, manifests.UnknownProfileError, ApiError, ConfigError) as error:
+    except (
+        ClusterError,
+        KubeconfigError,
+        manifests.UnknownProfileError,
+        console.CommandError,
+        ApiError,
+        ConfigError,
+    ) as error:
         console.fail(str(error))
 
 
@@ -112,6 +119,9 @@ def lab_(
 
 
 app.command("explain")(explain_)
+app.add_typer(install.manifest, name="manifest", cls=cobra.CobraGroup)
+app.command("install")(install.install)
+app.command("uninstall")(install.uninstall)
 app.add_typer(policy.app, name="policy")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from tulle import manifests
+from tulle.cli import applying
 from tulle.cli import kubeconfig as users
 from tulle.cluster import lifecycle, supervisor
 from tulle.cluster.lifecycle import ClusterError, ClusterSpec
@@ -19,31 +18,9 @@ from tulle.kube import resources as r
 from tulle.kube.client import Client
 from tulle.kube.errors import ApiError, NotFound, Unreachable
 from tulle.kube.objects import Pod
-from tulle.kube.resources import Resource
 
-FIELD_MANAGER = "tulle"
 _MERGED = "merged.json"
 _POLL = 0.05
-_AT_ONCE = 8
-_WORKLOADS = ("Deployment", "DaemonSet")
-_KINDS: Mapping[tuple[str, str], Resource[Any]] = {
-    (resource.api_version, resource.kind): resource
-    for resource in (
-        r.NAMESPACES,
-        r.SERVICE_ACCOUNTS,
-        r.CONFIG_MAPS,
-        r.SERVICES,
-        r.DEPLOYMENTS,
-        r.DAEMON_SETS,
-        r.CLUSTER_ROLES,
-        r.CLUSTER_ROLE_BINDINGS,
-        r.ROLES,
-        r.ROLE_BINDINGS,
-        r.VALIDATING_WEBHOOKS,
-        r.CUSTOM_RESOURCE_DEFINITIONS,
-    )
-}
-"""The kinds that the manifests are made of."""
 
 
 class Progress:
@@ -64,7 +41,7 @@ class Progress:
 
 
 def up(spec: ClusterSpec, *, merge: bool, wait_seconds: float, console: Console) -> None:
-    """Bring everything up and wait until the mesh is ready. Raises ClusterError, KubeconfigError, ApiError."""
+    """Bring everything up and wait until the mesh is ready. Raises ClusterError, KubeconfigError, ApiError, NotReadyError."""
     values = manifests.Values(profile=spec.profile)
     values.mesh()
     progress = Progress(console)
@@ -91,9 +68,11 @@ async def _install(spec: ClusterSpec, values: manifests.Values, progress: Progre
     async with Client.from_kubeconfig(str(lifecycle.kubeconfig(Path(spec.state))), component="tulle") as client:
         await _until_served(client, spec, deadline)
         progress.done("Kubernetes API")
-        await _apply_all(client, values, deadline)
+        documents = (*manifests.crds(), *manifests.cluster(), *manifests.mesh(values))
+        await applying.apply_all(client, documents, deadline)
         progress.done("custom resources and the mesh's manifests applied")
-        await _until_ready(client, spec, values.namespace, deadline)
+        look = f"KUBECONFIG={lifecycle.kubeconfig(Path(spec.state))} kubectl get pods -A; logs in {spec.state}/logs"
+        await applying.until_ready(client, documents, deadline, look, spec.nodes)
         progress.done("istiod, istio-cni-node and ztunnel are Ready")
 
 
@@ -110,74 +89,9 @@ async def _until_served(client: Client, spec: ClusterSpec, deadline: float) -> N
             await asyncio.sleep(_POLL)
 
 
-async def _apply_all(client: Client, values: manifests.Values, deadline: float) -> None:
-    """What needs something else comes after it: namespaces first, and last the pods, which need everything."""
-    documents = (*manifests.cluster(), *manifests.mesh(values))
-    namespaces = [document for document in documents if document["kind"] == "Namespace"]
-    workloads = [document for document in documents if document["kind"] in _WORKLOADS]
-    others = [document for document in documents if document["kind"] not in (*_WORKLOADS, "Namespace")]
-    await _apply(client, (*namespaces, *manifests.crds()))
-    await asyncio.gather(_apply(client, others), _until_established(client, deadline))
-    await _apply(client, workloads)
-
-
-async def _apply(client: Client, documents: Sequence[Mapping[str, Any]]) -> None:
-    """Apply documents that do not need each other."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(document: Mapping[str, Any]) -> None:
-        meta = document["metadata"]
-        resource = _KINDS[document["apiVersion"], document["kind"]]
-        async with gate:
-            await client.patch(
-                *(resource, meta["name"], dict(document), meta.get("namespace")),
-                kind="apply",
-                field_manager=FIELD_MANAGER,
-                force=True,
-            )
-
-    await asyncio.gather(*map(one, documents))
-
-
-async def _until_established(client: Client, deadline: float) -> None:
-    while True:
-        found = (await client.list(r.CUSTOM_RESOURCE_DEFINITIONS)).items
-        waiting = [crd["metadata"]["name"] for crd in found if not _established(crd)]
-        if not waiting:
-            return
-        if time.monotonic() > deadline:
-            raise ClusterError(f"these custom resources are not established: {', '.join(waiting)}")
-        await asyncio.sleep(_POLL)
-
-
-def _established(crd: Mapping[str, Any]) -> bool:
-    conditions = crd.get("status", {}).get("conditions", ())
-    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
-
-
 def is_ready(pod: Pod) -> bool:
     """Whether the pod's condition Ready is True."""
     return any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
-
-
-async def _until_ready(client: Client, spec: ClusterSpec, namespace: str, deadline: float) -> None:
-    wanted = {"istiod": 1, "istio-cni-node": spec.nodes, "ztunnel": spec.nodes}
-    while True:
-        ready = [pod for pod in (await client.list(r.PODS, namespace)).items if is_ready(pod)]
-        missing = [name for name, number in wanted.items() if len(_nodes_of(name, ready)) < number]
-        if not missing:
-            return
-        if time.monotonic() > deadline:
-            raise ClusterError(
-                f"not Ready in time: {', '.join(missing)}; everything is left as it is for a look: "
-                f"KUBECONFIG={lifecycle.kubeconfig(Path(spec.state))} kubectl get pods -A; logs in {spec.state}/logs"
-            )
-        await asyncio.sleep(_POLL)
-
-
-def _nodes_of(owner: str, pods: Sequence[Pod]) -> set[str]:
-    """The nodes on which pods of that Deployment or DaemonSet run."""
-    return {pod.spec.node_name for pod in pods if pod.metadata.name.startswith(f"{owner}-")}
 
 
 def down(state: Path, *, images: bool, console: Console) -> None:

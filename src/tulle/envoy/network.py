@@ -100,7 +100,8 @@ class Http:
     codec: "AUTO", "HTTP1" or "HTTP2".  routes: inline routes, or the name of an RDS resource.  early_headers: set
     before the route is chosen, so that routes can match on facts of the connection.  local_reply: format string of the body
     of answers that Envoy makes itself.  local_status: the status of those of them that are errors; 0 leaves it alone.
-    log_opened: `logs` get a line when a tunnel is established too, not only when it ends.
+    log_opened: `logs` get a line when a tunnel is established too, not only when it ends.  requests: after so many a connection
+    is brought to its end; 0: never.
     """
 
     stat_prefix: str
@@ -112,6 +113,7 @@ class Http:
     filters: tuple[hcm_pb2.HttpFilter, ...] = ()
     logs: tuple[accesslog_pb2.AccessLog, ...] = ()
     log_opened: bool = False
+    requests: int = 0
 
     def network_filter(self) -> listener_components_pb2.Filter:
         config = hcm_pb2.HttpConnectionManager(
@@ -126,6 +128,8 @@ class Http:
         config.generate_request_id.value = False
         config.server_header_transformation = hcm_pb2.HttpConnectionManager.PASS_THROUGH
         config.stream_idle_timeout.CopyFrom(seconds(0))
+        if self.requests:
+            config.common_http_protocol_options.max_requests_per_connection.value = self.requests
         config.http_protocol_options.accept_http_10 = True
         config.http2_protocol_options.allow_connect = True
         config.http2_protocol_options.max_concurrent_streams.value = MAX_STREAMS_SERVED

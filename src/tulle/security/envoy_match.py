@@ -52,7 +52,7 @@ class Inputs:
     addresses: tuple[str, ...] | None = None
 
 
-def principal(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs, denies: bool = False) -> list[Json]:
+def principal(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs, denies: bool) -> list[Json]:
     """Principal matchers, at least one per value; any of them may hold. The term's negation is the caller's. ``denies``: the
     term is of a policy whose match keeps the request out."""
     values = term.values

@@ -120,13 +120,7 @@ def _restate(rule: Rule, action: Action, ports: tuple[tuple[int, int], ...]) -> 
             placed = replace(placed, values=values, not_values=not_values)
         conditions.append(placed)
     operations = tuple(_restate_operation(operation, ports) for operation in rule.operations)
-    if operations == rule.operations and len(conditions) == len(rule.conditions) and not _has_ports(rule, ports):
-        return rule
     return replace(rule, operations=operations, conditions=tuple(conditions))
-
-
-def _has_ports(rule: Rule, ports: tuple[tuple[int, int], ...]) -> bool:
-    return bool(ports) and any(condition.key == "destination.port" for condition in rule.conditions)
 
 
 def _restate_operation(operation: Operation, ports: tuple[tuple[int, int], ...]) -> Operation:

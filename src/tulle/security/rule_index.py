@@ -9,7 +9,7 @@ anchor. The index thus never decides: it only leaves out what cannot match.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,13 +54,17 @@ class _Filed:
     groups: tuple[CompiledGroup, ...]
 
 
+_Anchor = list[list[tuple[Key, ...]]]
+"""One group: for each of its entries the keys of each of its terms. One key of some term of some entry is necessary."""
+
+
 class RuleIndex:
     """The rules of some policies. Only CUSTOM, DENY and ALLOW count; the order of the policies does not matter."""
 
     __slots__ = ("_denies_all", "_has_allow", "_probes", "_rest")
 
     def __init__(self, policies: Sequence[CompiledPolicy], dialect: Dialect) -> None:
-        filed: list[tuple[_Filed, list[tuple[Key, ...]]]] = []
+        filed: list[tuple[_Filed, list[_Anchor]]] = []
         self._has_allow = False
         self._denies_all = False
         for compiled in policies:
@@ -72,15 +76,17 @@ class RuleIndex:
             for groups in compiled.rules:
                 self._denies_all |= denies and not groups
                 possible = (_anchor(group, policy.meta.namespace, dialect) for group in groups)
-                filed.append((_Filed(denies, groups), [keys for keys in possible if keys is not None]))
-        frequency = Counter(key for _, rule_anchors in filed for keys in rule_anchors for key in keys)
+                filed.append((_Filed(denies, groups), [anchor for anchor in possible if anchor is not None]))
+        frequency = Counter(
+            key for _, anchors in filed for anchor in anchors for choices in anchor for keys in choices for key in keys
+        )
         probes: dict[tuple[Attribute, tuple[str, ...]], dict[Key, list[_Filed]]] = {}
         rest: list[_Filed] = []
         for rule, anchors in filed:
             if not anchors:
                 rest.append(rule)
                 continue
-            for key in min(anchors, key=lambda keys: sum(frequency[key] for key in keys)):
+            for key in min((_rarest(anchor, frequency) for anchor in anchors), key=_cost(frequency)):
                 probes.setdefault((key.attribute, key.argument), {}).setdefault(key, []).append(rule)
         self._rest = tuple(sorted(rest, key=lambda rule: not rule.denies))
         self._probes = tuple(_probe(attribute, argument, rules) for (attribute, argument), rules in probes.items())
@@ -180,21 +186,28 @@ def _by_mask(found: dict[str, _Rules]) -> tuple[tuple[int, int, dict[int, _Rules
 # -- anchors ---------------------------------------------------------------------------------------------------------
 
 
-def _anchor(group: CompiledGroup, namespace: str, dialect: Dialect) -> tuple[Key, ...] | None:
-    """Keys of which a request must have one for the group to hold; None when nothing concrete can be said."""
-    found: list[Key] = []
-    for entry in group.entries:
-        best: tuple[Key, ...] | None = None
-        for test in entry:
-            keys = None if test.term.negated else _keys(test.term, namespace, dialect)
-            if keys is not None and (best is None or len(keys) < len(best)):
-                best = keys
-        if best is None:
-            if entry:
-                return None
-            continue
-        found += best
-    return tuple(dict.fromkeys(found))
+def _anchor(group: CompiledGroup, namespace: str, dialect: Dialect) -> _Anchor | None:
+    """For each entry that can hold at all, the keys of each of its terms that names something concrete; None when an
+    entry has no such term."""
+    found: _Anchor = []
+    for entry in filter(None, group.entries):
+        terms = (_keys(test.term, namespace, dialect) for test in entry if not test.term.negated)
+        choices = [keys for keys in terms if keys is not None]
+        if not choices:
+            return None
+        found.append(choices)
+    return found
+
+
+def _rarest(anchor: _Anchor, frequency: Counter[Key]) -> tuple[Key, ...]:
+    """Keys of which a request must have one for the group to hold: of each entry those of its rarest term."""
+    cost = _cost(frequency)
+    return tuple(dict.fromkeys(key for choices in anchor for key in min(choices, key=cost)))
+
+
+def _cost(frequency: Counter[Key]) -> Callable[[tuple[Key, ...]], int]:
+    """How many rules some keys lead to together."""
+    return lambda keys: sum(frequency[key] for key in keys)
 
 
 def _keys(term: Term, namespace: str, dialect: Dialect) -> tuple[Key, ...] | None:

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .fallback import closed_for_ztunnel
 from .lifting import qualify
 from .mesh import MeshSettings
 from .model import Action, AuthorizationPolicy, TargetRef
@@ -75,7 +76,9 @@ def ztunnel_condition(
         return _condition(policy, ZTUNNEL_ACCEPTED, True, "Accepted", message)
     unsupported = _at_ztunnel(policy, settings)
     if not unsupported:
-        return _condition(policy, ZTUNNEL_ACCEPTED, True, "Accepted", "attached to ztunnel")
+        return _condition(
+            policy, ZTUNNEL_ACCEPTED, True, "Accepted", f"attached to ztunnel{_restated(policy, settings)}"
+        )
     return _condition(policy, ZTUNNEL_ACCEPTED, True, "UnsupportedValue", unsupported)
 
 
@@ -101,7 +104,17 @@ def _at_ztunnel(policy: AuthorizationPolicy, settings: MeshSettings) -> str:
     if settings.lift_selector_policies:
         why = "no ready waypoint reaches the workloads yet" if qualification.qualifies else qualification.reason
         message += f" The policy is not lifted to a waypoint: {why}."
-    return message
+    return message + _restated(policy, settings)
+
+
+def _restated(policy: AuthorizationPolicy, settings: MeshSettings) -> str:
+    """What ``fallback`` makes of the policy; "" when it is sent as written."""
+    if not settings.lift_selector_policies or closed_for_ztunnel(policy, settings.trust_domains) == policy:
+        return ""
+    return (
+        "; because liftSelectorPolicies is on, namespaces with a star in the middle and principals of trust domain aliases "
+        "are widened there, so that it denies at least what a waypoint would"
+    )
 
 
 def _effect(policy: AuthorizationPolicy, effects: set[Effect]) -> str:

@@ -113,7 +113,7 @@ def convert(policy: AuthorizationPolicy, root_namespace: str, place: Place = Pla
         return Conversion(None)
     reduction = reduce_policy(policy, place)
     if reduction.policy is None:
-        return Conversion(None, reduction.dropped)
+        return Conversion(None)
     namespace = policy.meta.namespace
     rules = tuple(_rule(rule, namespace) for rule in reduction.policy.rules)
     scope = scope_of(policy, root_namespace)

@@ -123,8 +123,7 @@ class MeshIndex:
 
     def _apply_service(self, key: ObjectKey, record: Any) -> None:
         self.tables.put_service(key, record)
-        self._dirty_services.add(key)
-        self._dirty_services |= self.tables.services_of_host.get(key[1], set())
+        self._dirty_services |= {key} | self.tables.services_of_host.get(key[1], set())
 
     def _apply_workload(self, key: ObjectKey, record: WorkloadRecord | None) -> None:
         self.tables.put_workload(key[1], record)
@@ -243,8 +242,7 @@ class MeshIndex:
             namespace = self.tables.namespaces.get(key[0])
             new = None
             if record is not None:
-                alias = self.settings.waypoint_label_alias
-                binding = bind_service(record, namespace, self.waypoints.get, alias)
+                binding = bind_service(record, namespace, self.waypoints.get, self.settings.waypoint_label_alias)
                 new = ServiceState(record, binding, self.tables.is_canonical(record))
             if not _replace(self.services, key, new):
                 continue

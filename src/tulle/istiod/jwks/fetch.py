@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
@@ -11,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import msgspec
 
-from tulle.istiod.jwks.guard import ForbiddenAddressError, Guard, GuardedResolver
+from tulle.istiod.jwks.guard import ForbiddenAddressError, Guard
 from tulle.istiod.jwks.keys import NoUsableKeysError, usable
 
 _LARGEST = 1 << 20
@@ -63,8 +62,7 @@ class Fetcher:
             raise KeysUnavailableError(f"{source}: {error}") from error
 
     def _session(self) -> aiohttp.ClientSession:
-        resolver = GuardedResolver(self._guard, aiohttp.ThreadedResolver())
-        connector = aiohttp.TCPConnector(resolver=resolver, ssl=self._tls or True, force_close=True)
+        connector = aiohttp.TCPConnector(socket_factory=self._guard.socket, ssl=self._tls or True, force_close=True)
         # A proxy of the environment would be asked to connect for us, to addresses that nobody here has looked at.
         return aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -77,13 +75,15 @@ class Fetcher:
         return found.jwks_uri
 
     async def _get(self, session: aiohttp.ClientSession, uri: str) -> bytes:
-        """The body of a 200 answer, following a few redirects, each looked at like the first URL."""
+        """The body of a 200 answer, following a few redirects."""
         for _ in range(_REDIRECTS + 1):
-            self._check(uri)
+            parts = urlsplit(uri)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{uri!r} is no http or https URL")
             async with session.get(uri, allow_redirects=False) as response:
                 if response.status in (301, 302, 303, 307, 308) and "location" in response.headers:
                     onward = urljoin(uri, response.headers["location"])
-                    if urlsplit(uri).scheme == "https" and urlsplit(onward).scheme != "https":
+                    if parts.scheme == "https" and urlsplit(onward).scheme != "https":
                         raise ValueError(f"redirected from https to {onward}")
                     uri = onward
                     continue
@@ -91,17 +91,6 @@ class Fetcher:
                     raise ValueError(f"answered with status {response.status}")
                 return await _bounded(response)
         raise ValueError(f"more than {_REDIRECTS} redirects")
-
-    def _check(self, uri: str) -> None:
-        """The scheme, and the address of a host that is written as one: the resolver is not asked about those."""
-        parts = urlsplit(uri)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{uri!r} is no http or https URL")
-        try:
-            address = ipaddress.ip_address(parts.hostname)
-        except ValueError:
-            return
-        self._guard.check(str(address))
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

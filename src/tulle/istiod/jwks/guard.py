@@ -1,8 +1,8 @@
 """Which addresses keys may be fetched from (GHSA-fgw5-hp8f-xfhc).
 
-The decision is made on the address that is connected to, not on the name in the URL: the resolver of the HTTP client hands out only
-addresses that passed, so that a name which resolves to something else a moment later gains nothing. Private addresses are fine, since
-issuers often run in the cluster; refused are those that only the host itself or the cloud's machinery answers on.
+The decision is made where a socket is opened, on the address that it is opened to, and not on the URL: names may resolve to something
+else a moment later, and one address has many spellings. Private addresses are fine, since issuers often run in the cluster; refused are
+those that only the host itself or the cloud's machinery answers on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp import AddrInfoType
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -24,7 +24,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class ForbiddenAddressError(OSError):
-    """An address that keys may not be fetched from. An OSError, since to the HTTP client it is a name that does not resolve."""
+    """An address that keys may not be fetched from. An OSError, since to the HTTP client it is a connection that failed."""
 
 
 class Guard:
@@ -33,9 +33,20 @@ class Guard:
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         self._allowed = tuple(ipaddress.ip_network(text, strict=False) for text in allowed)
 
+    def socket(self, target: AddrInfoType) -> socket.socket:
+        """A socket for a connection to `target`. Raises ForbiddenAddressError."""
+        family, kind, protocol, _, address = target
+        self.check(str(address[0]))
+        made = socket.socket(family, kind, protocol)
+        made.setblocking(False)
+        return made
+
     def check(self, text: str) -> None:
-        """Raises ForbiddenAddressError if the address may not be asked."""
-        address = _inner(ipaddress.ip_address(text))
+        """Raises ForbiddenAddressError if the address may not be asked; also for what is no address in its usual spelling."""
+        try:
+            address = _inner(ipaddress.ip_address(text))
+        except ValueError:
+            raise ForbiddenAddressError(f"{text!r} is no IP address in its usual spelling") from None
         if any(address in network for network in self._allowed):
             return
         special = address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
@@ -53,23 +64,3 @@ def _inner(address: Address) -> Address:
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or address
-
-
-class GuardedResolver(AbstractResolver):
-    """Resolves names by `inner` and lets only guarded addresses through."""
-
-    def __init__(self, guard: Guard, inner: AbstractResolver) -> None:
-        self._guard = guard
-        self._inner = inner
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Raises OSError; ForbiddenAddressError when any of the name's addresses may not be asked."""
-        found = await self._inner.resolve(host, port, family)
-        for result in found:
-            self._guard.check(result["host"])
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()

@@ -65,8 +65,9 @@ def custom_matched(metadata: str) -> metadata_pb2.MetadataMatcher:
 
 def deny_custom(reason: str) -> http_pb2.RBAC:
     """Deny what CUSTOM policies match, since nobody can be asked: `reason` is what the access log names."""
+    matched = rbac_pb2.SourcedMetadata(metadata_matcher=custom_matched(names.HTTP_RBAC))
     policy = rbac_pb2.Policy(
-        permissions=[rbac_pb2.Permission(metadata=custom_matched(names.HTTP_RBAC))],
+        permissions=[rbac_pb2.Permission(sourced_metadata=matched)],
         principals=[rbac_pb2.Principal(any=True)],
     )
     return http_pb2.RBAC(rules=rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY, policies={reason: policy}))

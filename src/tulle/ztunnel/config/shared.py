@@ -85,6 +85,8 @@ def _explainer() -> Http:
         routes=routes.table("", routes.answer("explain", 503, "refused")),
         local_status=503,
         local_reply=f"%FILTER_STATE({names.REFUSAL_REASON}:PLAIN)%\n",
+        # What is refused now may be allowed to the next request, and a connection that is kept leads here for ever.
+        requests=1,
     )
 
 
