@@ -41,7 +41,7 @@ class Cost:
         for process in mesh.processes():
             uid = next((uid for uid in names if f"pod{uid}" in process.cgroup), "")
             part = names.get(uid, "cluster")
-            agent = " agent" if part in ("ztunnel", "waypoint") and "envoy" not in process.command[0] else ""
+            agent = " agent" if part in ("ztunnel", "waypoint") and "python" in process.command[0] else ""
             self.groups.setdefault(part + agent, []).append(process.pid)
 
     def read(self) -> dict[str, float]:

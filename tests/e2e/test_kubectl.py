@@ -77,9 +77,8 @@ def test_a_pods_whole_life(mesh: Mesh) -> None:
     assert "GET / HTTP/1.1" in mesh.ok("kubectl logs -n life web")
     ended = mesh.run("kubectl exec -n life client -- sh -c 'exit 7'")
     assert (ended.code, ended.output.strip()) == (7, "command terminated with exit code 7")
-    assert mesh.ok("script -qec 'kubectl exec -n life -it client -- sh -c \"test -t 0 && tty\"' /dev/null").startswith(
-        "/dev/pts/"
-    )
+    on_a_terminal = "script -qec 'kubectl exec -n life -it client -- sh -c \"test -t 0 && tty\"' /dev/null"
+    assert "/dev/pts/" in mesh.ok(on_a_terminal)
     assert mesh.ok("kubectl delete pod -n life client --now").startswith('pod "client" deleted')
     assert mesh.ok("kubectl delete namespace life --timeout=60s").startswith('namespace "life" deleted')
     assert "NotFound" in mesh.run("kubectl get namespace life").output

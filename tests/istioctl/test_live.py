@@ -71,7 +71,7 @@ def test_open_connections(mesh: Mesh) -> None:
             ).output
         finally:
             process.kill()
-    ends = r"^curl\.test Outbound curl\.test:\d+ +waypoint-\S+\.hello:15008 +helloworld\.hello\.svc\.cluster\.local:5000 +HBONE$"
+    ends = r"^curl\.test +Outbound +curl\.test:\d+ +waypoint-\S+\.hello:15008 +helloworld\.hello\.svc\.cluster\.local:5000 +HBONE$"
     assert re.search(ends, shown, re.M), shown
 
 

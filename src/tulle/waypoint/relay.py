@@ -104,4 +104,5 @@ class _Handler:
                 self._resources.set_encoded(name, value)
         for name in removed:
             self._resources.remove(name)
-        await self._relay.verdict(self._resources.type_url, updated)
+        if updated:
+            await self._relay.verdict(self._resources.type_url, updated)
