@@ -217,6 +217,7 @@ def _row(found: Mapping[str, Any]) -> tuple[object, ...]:
     return (
         mesh,
         f"{found['clients']:,}",
+        f"{found['attempts']:,}",
         f"{found['ready']:.1f}",
         f"{found['ready'] + found['seconds']:.1f}",
         report.megabytes(found["rss_ready"]),
@@ -235,6 +236,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     head = (
         "mesh",
         "clients",
+        "connection attempts",
         "start to ready, s",
         "start to all synced, s",
         "RSS ready, MB",

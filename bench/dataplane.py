@@ -41,7 +41,8 @@ class Cost:
         for process in mesh.processes():
             uid = next((uid for uid in names if f"pod{uid}" in process.cgroup), "")
             part = names.get(uid, "cluster")
-            agent = " agent" if part in ("ztunnel", "waypoint") and "python" in process.command[0] else ""
+            program = Path(process.command[0]).name
+            agent = " agent" if part in ("ztunnel", "waypoint") and program.startswith("python") else ""
             self.groups.setdefault(part + agent, []).append(process.pid)
 
     def read(self) -> dict[str, float]:
