@@ -70,6 +70,7 @@ def test_the_index_leaves_out_nothing_that_matches(
         ({"from": [{"source": {"requestPrincipals": ["i/*"]}}]}, {"claims": ("i", "s")}, {"claims": ("i/s", "s")}),
         ({"from": [{"source": {"requestPrincipals": ["i/s*"]}}]}, {"claims": ("i", "st")}, {"claims": ("i", "t")}),
         ({"from": [{"source": {"requestPrincipals": ["i/*s"]}}]}, {"claims": ("i", "xs")}, {"claims": ("j", "xs")}),
+        ({"from": [{"source": {"requestPrincipals": ["*i/s"]}}]}, {"claims": ("xi", "s")}, {"claims": ("ix", "s")}),
         ({"from": [{"source": {"requestPrincipals": ["*/s"]}}]}, {"claims": ("i", "s")}, {"claims": ("", "s")}),
         ({"from": [{"source": {"requestPrincipals": ["*"]}}]}, {"claims": ("i", "s")}, {"claims": ("", "s")}),
         ({"to": [{"operation": {"paths": ["/a/{*}/b"]}}]}, {"path": "/a/x/b"}, {"path": "/b/x/b"}),

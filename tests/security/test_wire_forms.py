@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tulle.security import rule_index
-from tulle.security.decision import decide
+from tulle.security.decision import allows, decide
 from tulle.security.envoy_match import Inputs, permission, principal
 from tulle.security.envoy_rbac import http_filters
 from tulle.security.evaluation import CompiledPolicy, Dialect, Facts
+from tulle.security.gate import gate_for
 from tulle.security.lifting import for_service_ports, no_common_allow, qualify, waypoint_only
-from tulle.security.match import ascii_lower, element_regex, header_elements
+from tulle.security.match import ascii_lower, element_regex, header_elements, read_network
 from tulle.security.mesh import MeshSettings
 from tulle.security.model import AuthorizationPolicy, Condition, Meta, Operation, Rule, Source
+from tulle.security.paths import template_problem
 from tulle.security.policies import PolicySet
-from tulle.security.rule_index import RuleIndex
 from tulle.security.terms import Attribute, Term
 from tulle.security.ztunnel import Scope
 
@@ -61,6 +62,7 @@ def test_patterns_that_only_a_whole_value_matches(pattern: str) -> None:
     ("pattern", "hits", "misses"),
     [
         ("a.b", ("a.b", "x, a.b", "a.b,x", "x,\ta.b ,y"), ("axb", "a.bc", "x,ca.b", "a .b")),
+        ("X", ("X", "a, X"), ("x",)),
         ("\x0ba", ("\x0ba", "x, \x0ba"), ("a", "x,a")),
         ("a*", ("a", "abc,x", "x, abc , y"), ("ba", "x,ba", "xa,y")),
         ("*a", ("a", "bca,x", "x, bca , y"), ("ab", "x,ab", "ax,y")),
@@ -185,91 +187,7 @@ def test_a_dry_run_is_not_lifted() -> None:
     assert (qualify(policy).qualifies, qualify(policy).reason) == (False, "it is a dry run")
 
 
-# -- the index -------------------------------------------------------------------------------------------------------
-
 DIALECT = Dialect(True, ("cluster.local",), True)
-
-
-def _from(field: str, value: str) -> dict[str, Any]:
-    return {"from": [{"source": {field: [value]}}]}
-
-
-def _to(field: str, value: str) -> dict[str, Any]:
-    return {"to": [{"operation": {field: [value]}}]}
-
-
-def _when(key: str, value: str) -> dict[str, Any]:
-    return {"when": [{"key": key, "values": [value]}]}
-
-
-KINDS: dict[str, Any] = {
-    "principal": lambda i: _from("principals", f"cluster.local/ns/n{i}/sa/x"),
-    "principal prefix": lambda i: _from("principals", f"cluster.local/ns/n{i}/*"),
-    "principal suffix": lambda i: _from("principals", f"*/ns/n{i}/sa/x"),
-    "namespace": lambda i: _from("namespaces", f"n{i}"),
-    "namespace head": lambda i: _from("namespaces", f"n{i}*x"),
-    "namespace tail": lambda i: _from("namespaces", f"*x*y*n{i}"),
-    "service account": lambda i: _from("serviceAccounts", f"n{i}/x"),
-    "address": lambda i: _from("ipBlocks", f"10.{i}.0.0/16"),
-    "remote address": lambda i: _from("remoteIpBlocks", f"2001:db8:{i:x}::/48"),
-    "token": lambda i: _from("requestPrincipals", f"i{i}/s"),
-    "token subject": lambda i: _from("requestPrincipals", f"i/s{i}"),
-    "token issuer": lambda i: _from("requestPrincipals", f"i{i}/*"),
-    "port": lambda i: _to("ports", str(1000 + i)),
-    "method": lambda i: _to("methods", f"M{i}"),
-    "path": lambda i: _to("paths", f"/{i}/*"),
-    "template": lambda i: _to("paths", f"/{i}/{{*}}"),
-    "host": lambda i: _to("hosts", f"H{i}.example"),
-    "header": lambda i: _when("request.headers[x]", f"v{i}"),
-    "claim": lambda i: _when("request.auth.claims[g]", f"v{i}"),
-    "sni": lambda i: _when("connection.sni", f"v{i}.example"),
-    "destination": lambda i: _when("destination.ip", f"10.{i}.0.5"),
-}
-
-
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_the_index_tests_few_rules_of_many(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policies = [world.policy({"rules": [KINDS[kind](i)]}, f"p{i}") for i in range(40)]
-    index = RuleIndex([CompiledPolicy(policy, DIALECT) for policy in policies], DIALECT)
-    tested: list[object] = []
-    plain = rule_index._holds
-
-    def counted(rule: Any, facts: Facts) -> bool:
-        tested.append(rule)
-        return plain(rule, facts)
-
-    monkeypatch.setattr(rule_index, "_holds", counted)
-    claims = {"iss": "none", "sub": "none", "g": "none"}
-    index.passes(
-        Facts(
-            world.client("none/none"),
-            "192.0.2.1",
-            "192.0.2.1",
-            "192.0.2.9",
-            9,
-            "none",
-            "none",
-            "/none",
-            (("x", "none"),),
-            claims,
-            "none",
-        )
-    )
-    assert len(tested) == 0
-
-
-def test_a_rule_is_filed_under_its_rarest_part() -> None:
-    """Forty rules share an account and a port; the path tells them apart, wherever it stands and however many it names."""
-    shared: dict[str, Any] = {"from": [{"source": {"principals": ["cluster.local/ns/a/sa/x"]}}]}
-    rules = [
-        {**shared, "to": [{"operation": {"ports": ["80"], "paths": [f"/{i}"], "hosts": ["h", "i"]}}]} for i in range(40)
-    ]
-    policies = [world.policy({"rules": [rule]}, f"p{i}") for i, rule in enumerate(rules)]
-    index = RuleIndex([CompiledPolicy(policy, DIALECT) for policy in policies], DIALECT)
-    facts = Facts(world.client("a/x"), "192.0.2.1", destination_port=80, host="h", method="GET", path="/7")
-    found = [rule for probe in index._probes for rules_ in probe.find(facts) for rule in rules_]
-    assert (index._rest, len(found)) == ((), 1)
-    assert index.passes(facts)
 
 
 # -- notes and dry runs ----------------------------------------------------------------------------------------------
@@ -334,3 +252,116 @@ def test_rules_are_named_by_their_place() -> None:
 def test_ascii_letters_and_no_others_lose_their_case() -> None:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     assert ascii_lower(letters + "@[`{\u212aÄ") == letters.lower() + "@[`{\u212aÄ"
+
+
+# -- explanations ----------------------------------------------------------------------------------------------------
+
+
+def test_before_a_pod_that_is_not_captured_nothing_stands_but_a_waypoint() -> None:
+    deny = {"action": "DENY", "rules": [{}]}
+    target = {"targetRefs": [{"kind": "Service", "name": "helloworld"}]}
+    pod = world.workload()
+    for found, passes in (([world.policy(deny)], True), ([world.policy({**target, **deny})], False)):
+        policies = PolicySet(MeshSettings(), found)
+        through = world.request("test/x", pod, via=world.WAYPOINT, to=world.service(pod), call=world.http("GET /"))
+        decision = decide(policies, replace(through, captured=False))
+        assert decision.allowed == allows(policies, replace(through, captured=False)) == passes
+        direct = replace(world.request("plaintext", pod), captured=False)
+        decision = decide(policies, direct)
+        assert (decision.allowed, allows(policies, direct)) == (True, True)
+        assert decision.hops[0].where == "pod hello/helloworld-v1"
+        assert decision.reason == "it is not captured, so no ztunnel enforces anything before it"
+
+
+def test_what_stands_for_lifted_policies_is_told() -> None:
+    principals = [{"source": {"principals": ["cluster.local/ns/test/sa/default"]}}]
+    selector = {"selector": {"matchLabels": {"app": "helloworld"}}}
+    l7 = {**selector, "rules": [{"from": principals, "to": [{"operation": {"methods": ["GET"]}}]}]}
+    l4 = {**selector, "rules": [{"from": principals}]}
+    policies = PolicySet(MeshSettings(lift_selector_policies=True), [world.policy(l7, "l7"), world.policy(l4, "l4")])
+    decision = decide(policies, world.request("web/x"))
+    assert decision.notes == (
+        "liftSelectorPolicies: ztunnel accepts the waypoint in the place of AuthorizationPolicy/hello/l7",
+    )
+    qualification = qualify(world.policy(l7))
+    assert qualification.reason == "every source names principals and nothing that is not an identity"
+
+
+def test_where_a_mode_comes_from() -> None:
+    spec = {"selector": {"matchLabels": {"app": "helloworld"}}}
+    modes = {9090: {"mode": "STRICT"}, 9091: {"mode": "PERMISSIVE"}}
+    policies = PolicySet(MeshSettings(), (), [world.peer_authentication({**spec, "portLevelMtls": modes}, "w")])
+    effective = policies.peer_authentications.effective
+    pod = world.workload()
+    assert effective(pod, 5000).reason == "no PeerAuthentication applies, so plaintext is accepted (PERMISSIVE)"
+    assert effective(pod, 9090).reason == "PeerAuthentication/hello/w requires mTLS (spec.portLevelMtls[9090])"
+    assert effective(pod, 9091).reason == "PeerAuthentication/hello/w accepts plaintext (spec.portLevelMtls[9091])"
+
+
+def test_a_match_is_as_near_as_can_be() -> None:
+    trace = CompiledPolicy(world.policy({"rules": [{}]}), DIALECT).trace(Facts())
+    assert (trace.matched, trace.rule, trace.nearness) == (True, "spec.rules[0]", 1.0)
+
+
+def test_modes_are_read_once() -> None:
+    policies = PolicySet(MeshSettings(), (), [world.peer_authentication({"mtls": {"mode": "STRICT"}})])
+    gate = gate_for(policies, world.request("plaintext"))
+    assert gate.mode(5000) is gate.mode(5000)
+
+
+def test_addresses_come_from_where_the_proxy_puts_them() -> None:
+    term = Term(Attribute.SOURCE_IP, ("10.0.0.0/8",), False, "spec.rules[0]", "ipBlocks")
+    prefix = {"address_prefix": "10.0.0.0", "prefix_len": 8}
+    for attribute, inputs, expected in (
+        (Attribute.SOURCE_IP, Inputs(), {"direct_remote_ip": prefix}),
+        (Attribute.REMOTE_IP, Inputs(source_ip_key="a"), {"remote_ip": prefix}),
+        (Attribute.SOURCE_IP, Inputs(source_ip_key="a"), {"filter_state": {"key": "a", "address_match": {"ranges": [prefix]}}}),
+        (Attribute.REMOTE_IP, Inputs(remote_ip_key="b"), {"filter_state": {"key": "b", "address_match": {"ranges": [prefix]}}}),
+    ):  # fmt: skip
+        assert principal(replace(term, attribute=attribute), "hello", MeshSettings(), inputs, False) == [expected]
+
+
+def test_each_way_to_a_pod_has_its_own_gate() -> None:
+    """The same views, asked in turn: a gate of one way must not answer for another."""
+    target = {"targetRefs": [{"kind": "Service", "name": "helloworld"}], "action": "DENY"}
+    policies = PolicySet(
+        MeshSettings(), [world.policy({**target, "rules": [{"to": [{"operation": {"paths": ["/admin"]}}]}]})]
+    )
+    pod = world.workload()
+    service, call = world.service(pod), world.http("GET /admin")
+    direct = world.request("test/x", pod, call=call)
+    to_pod = world.request("test/x", pod, via=world.WAYPOINT, call=call)
+    to_service = world.request("test/x", pod, via=world.WAYPOINT, to=service, call=call)
+    for _ in range(2):
+        for request, passes in ((direct, True), (to_service, False), (to_pod, True)):
+            assert (allows(policies, request), decide(policies, request).allowed) == (passes, passes)
+            assert len(decide(policies, request).hops) == (1 if request is direct or not passes else 2)
+
+
+def test_every_verdict_shows_what_was_asked() -> None:
+    allow, deny = (
+        world.policy({"rules": [{"from": [{"source": {"namespaces": ["a"]}}]}]}, "allow"),
+        world.policy({"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["b"]}}]}]}, "deny"),
+    )
+    policies = PolicySet(MeshSettings(), [allow, deny])
+    for peer in ("a/x", "b/x", "c/x"):
+        (hop,) = decide(policies, world.request(peer)).hops
+        assert [trace.meta.name for trace in hop.policies] == ["allow", "deny"]
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("/{**}/{*}", "{**} must be the last operator"),
+        ("/X/{*}", None),
+        ("/a{*}", "the operator must be the whole segment, found 'a{*}'"),
+        ("/{*}/a*", "'*', '{' and '}' may stand only in the operators {*} and {**}, found 'a*'"),
+    ],
+)
+def test_what_is_wrong_with_a_template(template: str, problem: str | None) -> None:
+    assert template_problem(template) == problem
+
+
+def test_an_unreadable_network_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^'10\.0\.0\.0/x' is not an IP address or CIDR$"):
+        read_network("10.0.0.0/x")

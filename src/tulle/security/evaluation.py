@@ -305,7 +305,8 @@ def _claim(facts: Facts, path: tuple[str, ...]) -> tuple[str, ...]:
 
 def _token_principal(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
     issuer, subject = _claim(facts, ("iss",)), _claim(facts, ("sub",))
-    return (value_pair(issuer[0], subject[0]),) if issuer and subject else ()
+    # What separates the two parts must not come from the issuer.
+    return (value_pair(issuer[0].replace(_PAIR, "\ufffd"), subject[0]),) if issuer and subject else ()
 
 
 _CANDIDATES: Mapping[Attribute, Candidates] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -116,6 +117,15 @@ def read_address(text: str) -> IPAddress | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+def address_bits(text: str) -> tuple[int, int] | None:
+    """The version and number of an address as ``read_address`` reads it; the common form much faster."""
+    try:
+        return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, ValueError):
+        address = read_address(text)
+        return None if address is None else (address.version, int(address))
 
 
 @lru_cache(maxsize=16384)

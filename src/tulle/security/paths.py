@@ -32,7 +32,7 @@ def normalize(raw: str, option: str) -> str:
     if option == "NONE":
         return path
     if option == "DECODE_AND_MERGE_SLASHES":
-        path = _ESCAPED_SLASH.sub(lambda m: "/" if m[0][1] == "2" else "\\", path)
+        path = _ESCAPED_SLASH.sub("/", path)
     path = _ESCAPE.sub(_decode_unreserved, path).replace("\\", "/")
     path = _remove_dot_segments(path)
     return path if option == "BASE" else _SLASHES.sub("/", path)

@@ -76,9 +76,7 @@ class PeerAuthentications:
         if mode is MtlsMode.STRICT or (mode in _LAX and _honours_exceptions(own, inherited.strict)):
             return EffectiveMode(mode is MtlsMode.STRICT, own.meta, f"spec.portLevelMtls[{port}]")
         if own.mode is MtlsMode.UNSET:
-            if inherited.strict or mode is MtlsMode.UNSET:
-                return inherited
-            return EffectiveMode(False, own.meta, f"spec.portLevelMtls[{port}]")
+            return inherited
         return EffectiveMode(own.mode is MtlsMode.STRICT, own.meta, "spec.mtls.mode")
 
     def names_for(self, workload: WorkloadView) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from .evaluation import Candidates, CompiledGroup, CompiledPolicy, Dialect, Fact
 from .evaluation import expand_methods as expanded
 from .match import (
     StringForm,
+    address_bits,
     ascii_lower,
-    read_address,
     read_network,
     read_service_account,
     read_string,
@@ -152,10 +152,9 @@ class _Probe:
             for length, by_text in self._suffixes:
                 if rules := by_text.get(text[-length:]):
                     found.append(rules)
-            if self._networks and (address := read_address(text)) is not None:
-                bits = int(address)
+            if self._networks and (address := address_bits(text)) is not None:
                 for version, shift, by_bits in self._networks:
-                    if version == address.version and (rules := by_bits.get(bits >> shift)):
+                    if version == address[0] and (rules := by_bits.get(address[1] >> shift)):
                         found.append(rules)
         return found
 
