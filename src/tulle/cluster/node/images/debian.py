@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tulle.cluster.node.images import files
 from tulle.cluster.node.images.model import ImageUnavailableError
+from tulle.cluster.node.machine import machine_netns
 from tulle.cluster.node.runtime.rootfs import Part
 
 STATUS = "/var/lib/dpkg/status"
@@ -190,8 +191,8 @@ def unpack(packages: Sequence[str], root: Path, usr_layer: Path) -> None:
 
 def _on_machine_network(command: list[str]) -> list[str]:
     """The node has a network of its own; packages are fetched the way the machine fetches them."""
-    same = os.stat("/proc/self/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
-    return command if same else ["nsenter", "--net=/proc/1/ns/net", *command]
+    machine = machine_netns()
+    return command if machine.samefile("/proc/self/ns/net") else ["nsenter", f"--net={machine}", *command]
 
 
 def program(package: str, name: str, root: Path) -> Path:

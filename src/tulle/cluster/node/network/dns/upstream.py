@@ -10,17 +10,17 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 from dnslib import DNSRecord
 
+from tulle.cluster.node.machine import machine_netns
 from tulle.cluster.node.network.dns.message import query, same_question
 from tulle.cluster.node.network.namespaces import socket_in
 
 TIMEOUT_SECONDS = 2.0
-HOST_NETNS = Path("/proc/1/ns/net")
 
 log = structlog.get_logger("tulle.node.dns")
 
@@ -31,7 +31,7 @@ class Upstream:
 
     resolvers: tuple[str, ...]
     port: int = 53
-    host_netns: Path = HOST_NETNS
+    host_netns: Path = field(default_factory=machine_netns)
     timeout: float = TIMEOUT_SECONDS
 
     async def ask(self, name: str, kind: int) -> DNSRecord | None:
