@@ -1,7 +1,7 @@
 """The machine's own network, which is not the node's: from there images are made and the machine's resolvers are asked.
 
-The node's process is put into the node's network namespace by its parent, the supervisor, which itself stays where `tulle up` was typed. (Process 1 would
-not do: in a container or under a hardened kernel its namespaces may not be looked at, and `tulle up` may run in another namespace than it.)
+The node's process is put into the node's network namespace by its parent, the supervisor, which itself stays where `tulle up` was typed.
+(Process 1 would not do: in a container or under a hardened kernel its namespaces may not be looked at.)
 """
 
 from __future__ import annotations
