@@ -108,10 +108,10 @@ def _recipe(root: Path) -> Sequence[Part]:
     files.write(layer, "share/nginx/html/index.html", _PAGE)
     files.write(layer, "share/nginx/html/50x.html", _ERROR_PAGE)
     files.write(root, "docker-entrypoint.sh", _ENTRYPOINT, 0o755)
-    (root / "docker-entrypoint.d").mkdir()
-    (root / "var/cache/nginx").mkdir(parents=True)
+    (root / "docker-entrypoint.d").mkdir(exist_ok=True)
+    (root / "var/cache/nginx").mkdir(parents=True, exist_ok=True)
     (root / "var/lib/nginx").mkdir(parents=True, exist_ok=True)
-    (root / "var/log/nginx").mkdir(parents=True)
+    (root / "var/log/nginx").mkdir(parents=True, exist_ok=True)
     (root / "var/log/nginx/access.log").symlink_to("/dev/stdout")
     (root / "var/log/nginx/error.log").symlink_to("/dev/stderr")
     return parts
