@@ -26,12 +26,17 @@ def footprint() -> dict[str, set[str]]:
         "routes": rows("ip", "route"),
         "tables": rows("nft", "list", "tables"),
         "mounts": {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()},
-        "processes": {
-            line
-            for line in command("ps", "-eo", "args").output.splitlines()
-            if "tulle" in line and "pytest" not in line
-        },
+        "processes": {process.name for process in Path("/proc").glob("[0-9]*") if of_the_cluster(process)},
     }
+
+
+def of_the_cluster(process: Path) -> bool:
+    """Whether it runs on the state directory, or in a root that was made there."""
+    try:
+        command_line = (process / "cmdline").read_text()
+        return "pytest" not in command_line and str(STATE) in command_line + (process / "mountinfo").read_text()
+    except OSError:
+        return False
 
 
 @pytest.fixture

@@ -103,21 +103,25 @@ class Lab:
         self._env = environment(kubeconfig)
         self._interactive = interactive
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self.failures: list[str] = []
 
     def walk(self) -> bool:
-        """Run every step of the profile; True when each came out as the lesson says."""
+        """Run the profile's steps; True when each came out as the lesson says. They build on each other: the first that did
+        not is the last.
+        """
         with tempfile.TemporaryDirectory(prefix="tulle-lab-") as folder:
             write_manifests(Path(folder))
             for part in lesson.PARTS:
                 self._console.print(f"\n[bold]{escape(part.title)}[/bold]")
                 for step in part.steps:
-                    if self._profile in step.outcome:
-                        self._step(step, step.outcome[self._profile], Path(folder))
-        self._summary()
-        return not self.failures
+                    if self._profile in step.outcome and not self._step(
+                        step, step.outcome[self._profile], Path(folder)
+                    ):
+                        self._tell_events(Path(folder))
+                        return False
+        self._console.print("\n[green]✔ Every step came out as the lesson says.[/green]")
+        return True
 
-    def _step(self, step: Step, wanted: Outcome, folder: Path) -> None:
+    def _step(self, step: Step, wanted: Outcome, folder: Path) -> bool:
         self._console.print(f"[cyan]$ {escape(step.command)}[/cyan]")
         if self._interactive:
             self._console.input("[dim](Enter runs it)[/dim]")
@@ -127,18 +131,18 @@ class Lab:
             self._console.print(escape(shown))
         if step.why:
             self._console.print(f"[dim]  {escape(step.why)}[/dim]")
-        if not result.meets(wanted):
-            self.failures.append(step.command)
-            expected = f"exit code {wanted.code}" + (f" and {wanted.contains!r}" if wanted.contains else "")
-            self._console.print(f"[red]  ✗ expected {escape(expected)}, got exit code {result.code}[/red]")
+        if result.meets(wanted):
+            return True
+        expected = f"exit code {wanted.code}" + (f" and {wanted.contains!r}" if wanted.contains else "")
+        self._console.print(
+            f"[red]  ✗ expected {escape(expected)}, got exit code {result.code}: the lesson ends here[/red]"
+        )
+        return False
 
-    def _summary(self) -> None:
-        if not self.failures:
-            self._console.print("\n[green]✔ Every step came out as the lesson says.[/green]")
-            return
-        self._console.print(f"\n[red]✗ {len(self.failures)} steps came out differently:[/red]")
-        for command in self.failures:
-            self._console.print(f"  {escape(command)}")
+    def _tell_events(self, folder: Path) -> None:
+        """Why it may have come out so: what the cluster warned of."""
+        warnings = run("kubectl get events -A --field-selector type=Warning", folder, self._env)
+        self._console.print(f"\nWarnings of the cluster:\n{escape(_visible(warnings.output))}")
 
     def clean(self) -> None:
         """Take away what the lesson made, so that it can be walked again."""
