@@ -82,8 +82,9 @@ def test_bypass_of_inbound_capture(value: str, inbound: bool) -> None:
     assert redirection({BYPASS_INBOUND: value}, dns_capture=False).inbound is inbound
 
 
-def test_dns_capture_can_be_declined_but_not_asked_for() -> None:
-    assert not redirection({DNS_CAPTURE: "true"}, dns_capture=False).dns
+def test_a_pods_annotation_overrides_dns_capture_both_ways() -> None:
+    assert redirection({DNS_CAPTURE: "true"}, dns_capture=False).dns
+    assert not redirection({DNS_CAPTURE: "sometimes"}, dns_capture=False).dns
     assert redirection({}, dns_capture=True).dns
     assert not redirection({DNS_CAPTURE: "false"}, dns_capture=True).dns
 

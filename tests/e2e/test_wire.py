@@ -15,6 +15,14 @@ from tulle.cli.lesson import FROM_TEST, OK, Outcome
 SECRET = "a-secret-of-the-request"
 GET = f"kubectl exec -n test curl -- curl -s -H x-secret:{SECRET} http://helloworld.hello:5000/hello?{SECRET}"
 
+HOST, ADDRESS = "hello.example.com", "240.240.1.2"
+ENTRY = f"""
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: hello, namespace: hello}}
+spec: {{hosts: [{HOST}], addresses: [{ADDRESS}], ports: [{{number: 80, name: http}}], resolution: STATIC}}
+"""
+
 
 @pytest.fixture(scope="module")
 def lesson(mesh: Mesh) -> Mesh:
@@ -59,6 +67,15 @@ def test_both_sides_are_known_by_their_spiffe_identity(lesson: Mesh) -> None:
     assert inbound, log[-2000:]
     assert {entry["src.identity"] for entry in inbound} == {"spiffe://cluster.local/ns/test/sa/default"}
     assert {entry["dst.identity"] for entry in inbound} == {"spiffe://cluster.local/ns/hello/sa/default"}
+
+
+def test_a_host_of_a_service_entry_is_known_to_captured_pods_only(lesson: Mesh) -> None:
+    (lesson.folder / "entry.yaml").write_text(ENTRY)
+    lesson.ok("kubectl apply -f entry.yaml")
+    lesson.ok("kubectl run outside --image=curlimages/curl --restart=Never --command -- sleep infinity")
+    lesson.settles(f"kubectl exec -n test curl -- nslookup {HOST}", Outcome(0, ADDRESS))
+    lesson.ok("kubectl wait pod/outside --for=condition=Ready --timeout=60s")
+    assert ADDRESS not in lesson.run(f"kubectl exec outside -- timeout 2 nslookup {HOST}").output
 
 
 def test_the_server_presents_its_svid_and_asks_for_one(lesson: Mesh) -> None:

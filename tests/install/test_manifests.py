@@ -49,7 +49,9 @@ def test_what_is_generated_is_what_is_installed(profile: str) -> None:
 
 
 def test_choices_reach_every_object() -> None:
-    found = generated("--image", "example.com/mesh:1", "-i", "mesh", "--trust-domain", "example.org")
+    found = generated(
+        "--image", "example.com/mesh:1", "-i", "mesh", "--trust-domain", "example.org", "--no-dns-capture"
+    )
     images = {
         container["image"]
         for document in found
@@ -57,6 +59,9 @@ def test_choices_reach_every_object() -> None:
         for container in document["spec"]["template"]["spec"]["containers"]
     }
     assert images == {"example.com/mesh:1"}
+    (agent,) = (document for document in found if document["metadata"]["name"] == "istio-cni-node")
+    variables = agent["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "AMBIENT_DNS_CAPTURE", "value": "false"} in variables
     assert {document["metadata"].get("namespace") for document in found} <= {"mesh", None}
     (config,) = (document for document in found if document["kind"] == "ConfigMap")
     assert yaml.safe_load(config["data"]["mesh"])["trustDomain"] == "example.org"

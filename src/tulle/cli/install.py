@@ -36,6 +36,12 @@ manifest = typer.Typer(no_args_is_help=True, help="The Kubernetes objects of an 
 Profile = Annotated[str, typer.Option("--profile", help=f"one of {', '.join(sorted(manifests.PROFILES))}")]
 Image = Annotated[str, typer.Option("--image", help="the image that every part of the mesh runs")]
 Where = Annotated[str, typer.Option("--istioNamespace", "-i", help="the mesh's own namespace")]
+DnsCapture = Annotated[
+    bool,
+    typer.Option(
+        "--dns-capture/--no-dns-capture", help="resolve the mesh's names, such as ServiceEntry hosts, for captured pods"
+    ),
+]
 TrustDomain = Annotated[str, typer.Option("--trust-domain", help="trust domain of every identity")]
 _DEFAULT = manifests.Values(profile="lesson")
 
@@ -60,8 +66,8 @@ def documents(values: manifests.Values) -> tuple[Document, ...]:
     return (*manifests.crds(), *mesh)
 
 
-def _values(profile: str, image: str, namespace: str, trust_domain: str) -> manifests.Values:
-    values = manifests.Values(profile, namespace, image, trust_domain=trust_domain)
+def _values(profile: str, image: str, namespace: str, trust_domain: str, dns_capture: bool) -> manifests.Values:
+    values = manifests.Values(profile, namespace, image, trust_domain=trust_domain, dns_capture=dns_capture)
     try:
         values.mesh()
     except manifests.UnknownProfileError as error:
@@ -75,9 +81,10 @@ def generate(
     image: Image = _DEFAULT.image,
     namespace: Where = _DEFAULT.namespace,
     trust_domain: TrustDomain = _DEFAULT.trust_domain,
+    dns_capture: DnsCapture = True,
 ) -> None:
     """Print the objects as YAML, for `kubectl apply -f -`."""
-    found = documents(_values(profile, image, namespace, trust_domain))
+    found = documents(_values(profile, image, namespace, trust_domain, dns_capture))
     console.say(yaml.dump_all(found, Dumper=_Plain, sort_keys=False, explicit_start=True).rstrip())
 
 
@@ -86,12 +93,13 @@ def install(
     image: Image = _DEFAULT.image,
     namespace: Where = _DEFAULT.namespace,
     trust_domain: TrustDomain = _DEFAULT.trust_domain,
+    dns_capture: DnsCapture = True,
     timeout: Annotated[float, typer.Option(help="seconds to wait until the mesh is ready")] = 300,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
     """Install the mesh, or bring it up to date, in the cluster that kubectl talks to."""
-    values = _values(profile, image, namespace, trust_domain)
+    values = _values(profile, image, namespace, trust_domain, dns_capture)
     console.run(_install(console.client(kubeconfig, context), values, timeout))
 
 

@@ -46,13 +46,14 @@ def up_(
     kubeconfig: Annotated[
         bool, typer.Option("--kubeconfig/--no-kubeconfig", help="add the context `tulle` to your kubeconfig")
     ] = True,
+    dns_capture: install.DnsCapture = True,
     timeout: Annotated[float, typer.Option(help="seconds to wait until the mesh is ready")] = 120,
     state_dir: State = lifecycle.DEFAULT_STATE,
 ) -> None:
     """Start a Kubernetes with the mesh on this machine."""
     spec = ClusterSpec(str(state_dir.absolute()), port, profile, nodes)
     try:
-        up.up(spec, merge=kubeconfig, wait_seconds=timeout, console=_terminal())
+        up.up(spec, merge=kubeconfig, dns_capture=dns_capture, wait_seconds=timeout, console=_terminal())
     except (
         ClusterError,
         KubeconfigError,

@@ -40,9 +40,9 @@ class Progress:
         return time.monotonic() - self._start
 
 
-def up(spec: ClusterSpec, *, merge: bool, wait_seconds: float, console: Console) -> None:
+def up(spec: ClusterSpec, *, merge: bool, dns_capture: bool, wait_seconds: float, console: Console) -> None:
     """Bring everything up and wait until the mesh is ready. Raises ClusterError, KubeconfigError, ApiError, NotReadyError."""
-    values = manifests.Values(profile=spec.profile)
+    values = manifests.Values(profile=spec.profile, dns_capture=dns_capture)
     values.mesh()
     progress = Progress(console)
     lifecycle.start(spec)

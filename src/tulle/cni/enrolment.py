@@ -80,15 +80,15 @@ def enrolment(pod: PodFacts, namespace_labels: Mapping[str, str], excluded_names
 
 
 def redirection(annotations: Mapping[str, str], *, dns_capture: bool) -> Redirection:
-    """What to redirect. ``dns_capture`` is the node agent's setting; a pod may opt out of it, not into it.
+    """What to redirect. ``dns_capture`` is the node agent's setting, which a pod's annotation overrides both ways.
 
-    Opting in needs a DNS listener in ztunnel, so the annotation alone must not send a pod's questions to a closed
-    port. Values that are not booleans (Go's ParseBool) count as absent.
+    Values that are not booleans (Go's ParseBool) count as absent.
     """
     interfaces = annotations.get(VIRTUAL_INTERFACES, "")
+    dns = annotations.get(DNS_CAPTURE)
     return Redirection(
         inbound=annotations.get(BYPASS_INBOUND) not in _TRUE,
-        dns=dns_capture and annotations.get(DNS_CAPTURE) not in _FALSE,
+        dns=dns in _TRUE or (dns_capture and dns not in _FALSE),
         virtual_interfaces=tuple(
             name for part in interfaces.split(",") if (name := part.strip()) and _is_link_name(name)
         ),

@@ -55,7 +55,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         run_dir=Path(run_dir),
         socket_on_host=f"{environment.get('HOST_CNI_AGENT_RUN_DIR', run_dir).rstrip('/')}/pluginevent.sock",
         excluded_namespaces=frozenset(name for part in excluded.split(",") if (name := part.strip())),
-        dns_capture=_flag(environment, "AMBIENT_DNS_CAPTURE"),
+        dns_capture=_flag(environment, "AMBIENT_DNS_CAPTURE", default="true"),
         ready_address=environment.get("READY_ADDRESS", "0.0.0.0"),  # noqa: S104 - the kubelet probes by the node's address
         ready_port=_number(environment, "READY_PORT", 8000),
         handover_seconds=float(_number(environment, "ZTUNNEL_HANDOVER_SECONDS", 10)),
@@ -71,8 +71,8 @@ def _proc(text: str) -> Path:
     return mounted if (mounted / "self").is_symlink() else Path("/proc")
 
 
-def _flag(environment: Mapping[str, str], name: str) -> bool:
-    value = environment.get(name, "false").lower()
+def _flag(environment: Mapping[str, str], name: str, *, default: str) -> bool:
+    value = environment.get(name, default).lower()
     if value not in ("true", "false"):
         raise SettingsError(f"{name}={value!r}: accepted are true and false")
     return value == "true"

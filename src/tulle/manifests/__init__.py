@@ -29,7 +29,7 @@ class UnknownProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Values:
-    """What an installation may choose. `image` runs every part of the mesh."""
+    """What an installation may choose. `image` runs every part of the mesh; `dns_capture` is Istio's `cni.ambient.dnsCapture`."""
 
     profile: str
     namespace: str = "istio-system"
@@ -37,6 +37,7 @@ class Values:
     pull_policy: str = "IfNotPresent"
     trust_domain: str = "cluster.local"
     mesh_config: Mapping[str, Any] = field(default_factory=dict)
+    dns_capture: bool = True
 
     def mesh(self) -> dict[str, Any]:
         """The mesh configuration: the profile's keys, then whatever was given besides. Raises UnknownProfileError."""
@@ -68,6 +69,7 @@ def mesh(values: Values) -> tuple[dict[str, Any], ...]:
                 "image": values.image,
                 "pull_policy": values.pull_policy,
                 "trust_domain": values.trust_domain,
+                "dns_capture": str(values.dns_capture).lower(),
                 "mesh_config": "".join(f"    {line}\n" for line in config.splitlines()),
             },
         )

@@ -5,6 +5,7 @@ Python decides and Envoy copies.  What istiod says of the mesh (`state`) and whi
 keys are made here and signed by istiod's authority.  Policies are in `policy`, also pure.  `traffic` knows which
 connections are open, closes those that a change of policy forbids, and counts.  `app` ties it together, `admin` answers
 questions.
+`dns` answers what pods ask about the mesh's names.
 
-Reading order: `policy`, `state`, `config`, `pods`, `zds`, `proxy`, `traffic`, `app`.
+Reading order: `policy`, `state`, `config`, `dns`, `pods`, `zds`, `proxy`, `traffic`, `app`.
 """

@@ -25,6 +25,8 @@ from tulle.xds.client import AdsClient
 from tulle.ztunnel.admin import Admin
 from tulle.ztunnel.config.destination import Here
 from tulle.ztunnel.configurator import Configurator
+from tulle.ztunnel.dns.lookup import Place
+from tulle.ztunnel.dns.server import DnsProxy
 from tulle.ztunnel.dump import config_dump
 from tulle.ztunnel.netns import NetnsDirectory
 from tulle.ztunnel.pods import LocalPods, listener_reader
@@ -68,6 +70,8 @@ class NodeProxy:
             _write,
             log_opened=settings.log_opened,
         )
+        place = Place(settings.network, settings.cluster_domain, settings.preferred_service_namespace)
+        self._dns = DnsProxy(self.configurator.mesh, place, self.traffic.metrics.dns)
         self.envoy = NodeEnvoy(
             maps,
             self.configurator.clusters,
@@ -120,8 +124,9 @@ class NodeProxy:
             self.configurator,
             self._certificates,
             directory,
-            self._settings.trust_domain,
-            listener_reader(self.envoy.process.admin.get),
+            self._dns,
+            trust_domain=self._settings.trust_domain,
+            active_listeners=listener_reader(self.envoy.process.admin.get),
         )
         self._zds = ZdsClient(self._settings.zds_path, self.pods, lambda up: _log.info("node agent", connected=up))
         tasks = [
@@ -152,6 +157,7 @@ class NodeProxy:
     async def _drain(self) -> None:
         self._draining = True
         _log.info("draining", seconds=self._settings.drain_seconds)
+        self._dns.close_all()
         await self.envoy.drain()
         await asyncio.sleep(self._settings.drain_seconds)
 

@@ -3,14 +3,23 @@
 A namespace arrives as a descriptor.  Envoy, a child of this process, opens it by `/proc/<pid>/fd/<n>`; but descriptor
 numbers are reused, and configuration that is a moment out of date must not open the namespace of another pod.  So Envoy
 gets the path of a link whose name is never used twice, and the link goes before the descriptor does.
+
+A socket of this process in another namespace is made by a thread that goes there and ends there.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
+import socket
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+_CLONE_NEWNET: Final = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -43,3 +52,27 @@ class NetnsDirectory:
         """Remove the link, then close the descriptor."""
         Path(held.path).unlink(missing_ok=True)
         os.close(held.descriptor)
+
+
+def made_inside(netns: int, make: Callable[[], socket.socket]) -> socket.socket:
+    """A socket made in the namespace of the descriptor `netns`.  Raises OSError."""
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def enter() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(netns, _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            failed.append(OSError(number, f"setns: {os.strerror(number)}"))
+            return
+        try:
+            made.append(make())
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=enter, name="enter-netns")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]

@@ -43,6 +43,16 @@ class Certificates(Protocol):
     def ready(self, identity: str) -> Awaitable[Any]: ...
 
 
+class Dns(Protocol):
+    """What pods need of the DNS proxy."""
+
+    async def open(self, pod: LocalPod, netns: int) -> None: ...
+
+    def close(self, uid: str) -> None: ...
+
+    def close_all(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class PodInfo:
     """What the node agent says of a pod."""
@@ -60,12 +70,15 @@ class LocalPods:
         configurator: Configurator,
         certificates: Certificates,
         directory: NetnsDirectory,
+        dns: Dns,
+        *,
         trust_domain: str,
         active_listeners: Callable[[], Awaitable[frozenset[str]]],
     ) -> None:
         self._configurator = configurator
         self._certificates = certificates
         self._directory = directory
+        self._dns = dns
         self._trust_domain = trust_domain
         self._active_listeners = active_listeners
         self._held: dict[str, HeldNetns] = {}
@@ -106,11 +119,19 @@ class LocalPods:
         if old is not None:
             self._certificates.release(old.identity)
         if before is not None:
+            self._dns.close(uid)
             self._directory.release(before)
         _log.info("pod added", pod=f"{info.namespace}/{info.name}", uid=uid, identity=pod.identity)
 
     async def _serving(self, uid: str) -> None:
         pod = self._configurator.pods[uid]
+        try:
+            await self._dns.open(pod, self._held[uid].descriptor)
+        except OSError as error:
+            raise PodRefusedError(
+                f"pod {pod.namespace}/{pod.name}: port 15053 of its loopback, where its DNS questions are redirected to, "
+                f"cannot be had: {error}"
+            ) from error
         certified = await self._certified(pod)
         wanted = self._configurator.listener_names(uid, with_certificate=certified)
         try:
@@ -140,6 +161,7 @@ class LocalPods:
         pod = self._configurator.pods[uid]
         self._configurator.remove_pod(uid)
         self._certificates.release(pod.identity)
+        self._dns.close(uid)
         self._directory.release(held)
         _log.info("pod removed", pod=f"{pod.namespace}/{pod.name}", uid=uid)
 
@@ -150,6 +172,7 @@ class LocalPods:
 
     def close(self) -> None:
         """Close every descriptor, for the end of the process."""
+        self._dns.close_all()
         for held in self._held.values():
             self._directory.release(held)
         self._held.clear()

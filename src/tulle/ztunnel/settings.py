@@ -20,6 +20,8 @@ class Settings:
     network: str
     cluster_id: str
     trust_domain: str
+    cluster_domain: str
+    preferred_service_namespace: str
     xds: str
     xds_server_name: str
     ca: str
@@ -59,6 +61,8 @@ def load(variables: Mapping[str, str] | None = None) -> Settings:
         network=read.text("NETWORK", ""),
         cluster_id=read.text("ISTIO_META_CLUSTER_ID", "Kubernetes"),
         trust_domain=read.text("TRUST_DOMAIN", "cluster.local"),
+        cluster_domain=read.text("CLUSTER_DOMAIN", "cluster.local").strip(".").lower(),
+        preferred_service_namespace=read.text("PREFERED_SERVICE_NAMESPACE", ""),
         xds=read.server("XDS_ADDRESS"),
         xds_server_name=read.text("ALT_XDS_HOSTNAME", ""),
         ca=read.server("CA_ADDRESS"),

@@ -63,6 +63,7 @@ class Mesh:
         self._policy_of_resource: dict[str, str] = {}
         self._by_address: dict[NetworkAddress, dict[str, None]] = {}
         self._services_by_address: dict[NetworkAddress, dict[str, None]] = {}
+        self._services_by_name: dict[str, dict[str, None]] = {}
         self._endpoints: dict[str, dict[str, None]] = {}
         self._pods: dict[tuple[str, str], dict[str, None]] = {}
 
@@ -80,6 +81,10 @@ class Mesh:
         visible = [service for service in found if not service.private or service.namespace == namespace]
         own = [service for service in visible if service.namespace == namespace]
         return next(iter(own or visible), None)
+
+    def services_named(self, hostname: str) -> list[Service]:
+        """The services of any namespace with exactly that hostname (in small letters), which may be a wildcard."""
+        return [self.services[key] for key in self._services_by_name.get(hostname, ())]
 
     def endpoints(self, service: str) -> list[Workload]:
         """The workloads that serve a service (`ns/hostname`), healthy or not."""
@@ -185,12 +190,14 @@ class Mesh:
 
     def _add_service(self, service: Service, name: str) -> set[Key]:
         self.services[name] = service
+        self._services_by_name.setdefault(service.hostname.lower(), {})[name] = None
         for address in service.addresses:
             self._services_by_address.setdefault(address, {})[name] = None
         return _service_keys(service)
 
     def _remove_service(self, name: str) -> set[Key]:
         service = self.services.pop(name)
+        _discard(self._services_by_name, service.hostname.lower(), name)
         for address in service.addresses:
             _discard(self._services_by_address, address, name)
         return _service_keys(service)

@@ -18,6 +18,8 @@ EXPLAIN_REFUSALS = "tulle.explainRefusals"
 
 #: istio.workload.AppProtocol values whose payload is HTTP: HTTP11, HTTP2, GRPC.
 HTTP_PROTOCOLS = frozenset({1, 2, 3})
+#: istio.workload.IPFamilies values that leave one IP version out: IPV4_ONLY, IPV6_ONLY.
+_IP_VERSIONS = {1: (4,), 2: (6,)}
 
 
 class UnreadableError(ValueError):
@@ -126,6 +128,8 @@ class Service:
     routing_preference: tuple[int, ...] = ()
     all_endpoints: bool = False
     private: bool = False
+    canonical: bool = False
+    ip_versions: tuple[int, ...] = (4, 6)
     explain_refusals: bool = False
 
     @property
@@ -144,6 +148,10 @@ def _address(raw: bytes, where: str) -> Address:
         return ip_address(raw)
     except ValueError as error:
         raise UnreadableError(f"{where}: address {raw.hex()!r} has {len(raw)} bytes; accepted are 4 or 16") from error
+
+
+def _is_single(entry: Any) -> bool:
+    return bool(entry.length == 8 * len(entry.address))
 
 
 def _network_address(message: Any, where: str) -> NetworkAddress:
@@ -200,6 +208,8 @@ def service_from(message: Any) -> Service:
     where = f"Service/{message.namespace}/{message.hostname}"
     if not message.hostname:
         raise UnreadableError(f"Service {message.namespace}/{message.name}: hostname is empty")
+    # A block of addresses is no address to dial, nor to answer a question with.
+    single = (entry for entry in message.addresses if not entry.HasField("length") or _is_single(entry))
     if message.weighted_waypoints:
         waypoints = tuple(
             (_gateway(entry.destination, where), entry.weight) for entry in message.weighted_waypoints if entry.weight
@@ -211,7 +221,7 @@ def service_from(message: Any) -> Service:
         namespace=message.namespace,
         name=message.name,
         hostname=message.hostname,
-        addresses=tuple(_network_address(entry, where) for entry in message.addresses),
+        addresses=tuple(_network_address(entry, where) for entry in single),
         ports=_ports(message.ports),
         subject_alt_names=tuple(message.subject_alt_names),
         waypoints=waypoints,
@@ -219,5 +229,7 @@ def service_from(message: Any) -> Service:
         routing_preference=tuple(balancing.routing_preference),
         all_endpoints=balancing.health_policy == 1,
         private=message.visibility == 1,
+        canonical=message.canonical,
+        ip_versions=_IP_VERSIONS.get(message.ip_families, (4, 6)),
         explain_refusals=any(extension.name == EXPLAIN_REFUSALS for extension in message.extensions),
     )

@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 import tulle
+from tulle.ztunnel.dns.counters import DnsCounters
 from tulle.ztunnel.state.model import Workload
 from tulle.ztunnel.traffic.line import Line
 from tulle.ztunnel.traffic.parties import Parties
@@ -66,6 +67,7 @@ class Metrics:
         self.failed = self._counter("tcp_connections_failed", "TCP connections that failed or were refused.", _ALL)
         self._messages = self._counter("xds_message", "xDS responses received.", ("url",))
         self._message_bytes = self._counter("xds_message_bytes", "Bytes of resources received by xDS.", ("url",))
+        self.dns = DnsCounters(self._registry)
         self._series: dict[tuple[str, ...], _Series] = {}
         self._opened: dict[tuple[str, ...], Counter] = {}
         build = Gauge("istio_build", "Version of the proxy.", ("component", "tag"), registry=self._registry)

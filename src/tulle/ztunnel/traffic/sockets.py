@@ -7,16 +7,16 @@ destroy by addresses alone falls through to a *listening* socket when the connec
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, TypeAlias
+
+from tulle.ztunnel.netns import made_inside
 
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
@@ -24,7 +24,6 @@ _SOCK_DESTROY: Final = 21
 _NLMSG_ERROR: Final = 2
 _NLM_F_REQUEST: Final = 1
 _NLM_F_ACK: Final = 4
-_CLONE_NEWNET: Final = 0x40000000
 _ANY_STATE: Final = 0xFFFFFFFF
 _NO_COOKIE: Final = b"\xff" * 8
 #: TCP states that are no connection: closed, listening.
@@ -58,36 +57,12 @@ def destroy(netns: int, connections: Iterable[Ends]) -> int:
 
     Raises CannotCloseError, and OSError if the namespace cannot be entered.
     """
-    with _in_namespace(netns, _open) as link:
+    with made_inside(netns, _open) as link:
         return sum(_destroy(link, ends) for ends in connections)
 
 
 def _open() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-
-
-def _in_namespace(netns: int, make: Callable[[], socket.socket]) -> socket.socket:
-    """A socket made in another namespace, by a thread that ends there: nobody has to find the way back."""
-    made: list[socket.socket] = []
-    failed: list[OSError] = []
-
-    def enter() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(netns, _CLONE_NEWNET) != 0:
-            number = ctypes.get_errno()
-            failed.append(OSError(number, f"setns: {os.strerror(number)}"))
-            return
-        try:
-            made.append(make())
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=enter, name="enter-netns")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
 
 
 def _destroy(link: socket.socket, ends: Ends) -> bool:
