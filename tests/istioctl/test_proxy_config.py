@@ -129,6 +129,16 @@ def test_route_matches(match: dict[str, Any], expected: str) -> None:
     assert route_match(match) == expected
 
 
+def test_of_a_choice_of_routes_by_client_the_last_resort_stands_for_all() -> None:
+    last = {"action": {"name": "s", "typed_config": {"match": {"prefix": "/"}}}}
+    host = {"name": "Service/hello/s", "domains": ["*"], "matcher": {"on_no_match": last}}
+    configuration = {"route_config": {"name": "Service/hello/s|80", "virtual_hosts": [host]}}
+    kind = "type.googleapis.com/envoy.admin.v3.RoutesConfigDump"
+    dump = parse(json.dumps({"configs": [{"@type": kind, "dynamic_route_configs": [configuration]}]}))
+    _, row = SECTIONS["route"].table(dump, Filter(), NOON).splitlines()
+    assert row.split() == ["Service/hello/s|80", "Service/hello/s", "*", "/*"]
+
+
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [

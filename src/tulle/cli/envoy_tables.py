@@ -135,7 +135,7 @@ def _rule(path: str) -> str:
 def _route_rows(configuration: Raw, _now: datetime) -> Iterator[Sequence[str]]:
     for host in configuration.get("virtual_hosts", ()):
         domains = ", ".join(host.get("domains", ()))
-        for route in host.get("routes", ()):
+        for route in _routes(host):
             owner = _rule(str(route.get("metadata", {}).get("filter_metadata", {}).get("istio", {}).get("config", "")))
             where = owner or str(route.get("direct_response", {}).get("status", ""))
             yield (
@@ -145,6 +145,14 @@ def _route_rows(configuration: Raw, _now: datetime) -> Iterator[Sequence[str]]:
                 route_match(route.get("match", {})),
                 where,
             )
+
+
+def _routes(host: Raw) -> Iterator[Raw]:
+    """The routes in their order; of a choice by client only the last resort, since the others differ in their policies alone."""
+    yield from host.get("routes", ())
+    last = host.get("matcher", {}).get("on_no_match", {}).get("action", {}).get("typed_config")
+    if last:
+        yield last
 
 
 def route_match(match: Raw) -> str:

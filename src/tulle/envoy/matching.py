@@ -64,6 +64,11 @@ def request_header(name: str) -> Input:
     return _input("header", http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=name))
 
 
+def filter_state(key: str) -> Input:
+    """The text of a filter state object of the request or of its connection."""
+    return _input("filter-state", network_inputs_pb2.FilterStateInput(key=key))
+
+
 # -- predicates -------------------------------------------------------------------------------------------------------
 
 

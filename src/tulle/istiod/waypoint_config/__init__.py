@@ -5,5 +5,5 @@ client, and opens HBONE to the chosen endpoint with its own identity. istiod com
 package turns it into the listeners, routes, clusters, endpoints and filters of that one waypoint.
 
 Reading order: `view` (the input), `names`, `listeners` and `chains` (how a request travels), what is asked on the way: `rbac`
-(policies), `authorizers`, `tokens`; then `routes`, `clusters`, `logs`, `resources` (the whole).
+(policies), `authorizers`, `tokens`; then `filing`, `routes`, `clusters`, `logs`, `resources` (the whole).
 """

@@ -1,17 +1,17 @@
 """Which authorities a waypoint accepts, and per target port the policy that each request must pass.
 
 Policy lives in the routes and not in the listeners: a changed route applies to the next request on every open connection and closes
-none, where a changed listener would drain them.
+none, where a changed listener would drain them. Which route a request takes depends on its client alone (see `filing`).
 """
 
 from __future__ import annotations
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
-from tulle.envoy import routes
+from tulle.envoy import matching, routes
 from tulle.envoy.wire import seconds
-from tulle.istiod.waypoint_config import names, rbac
-from tulle.istiod.waypoint_config.view import PortView, TargetView, WaypointConfigView
+from tulle.istiod.waypoint_config import filing, names, rbac
+from tulle.istiod.waypoint_config.view import ActionRules, PortView, TargetView, WaypointConfigView
 
 _RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled"
 """Upstream's default for mesh traffic: only failures where the request was surely not handled."""
@@ -40,14 +40,26 @@ def _bracketed(address: str) -> str:
 def for_port(target: TargetView, port: PortView) -> route_pb2.RouteConfiguration:
     """Every request to one HTTP port of a target: its policies in their order, then its cluster (spec C4)."""
     name = names.target_port(target, port.port)
-    onward = route_components_pb2.Route(name=name)
-    onward.match.prefix = "/"
-    onward.route.cluster = name
-    onward.route.timeout.CopyFrom(seconds(0))
-    onward.route.retry_policy.retry_on = _RETRY_ON
-    onward.route.retry_policy.num_retries.value = 2
+    filed = filing.file(target.rules.http)
     table = route_pb2.RouteConfiguration(name=name)
-    host = table.virtual_hosts.add(name=names.target(target), domains=["*"], routes=[onward])
-    for filter_name, config in rbac.per_route(target.rules.http):
-        host.typed_per_filter_config[filter_name].CopyFrom(config)
+    host = table.virtual_hosts.add(name=names.target(target), domains=["*"])
+    rest = _onward(name, filed.rest)
+    if not filed.by_client:
+        host.routes.append(rest)
+        return table
+    by_client = {client: matching.use_route(_onward(name, rules)) for client, rules in filed.by_client.items()}
+    client = matching.filter_state(names.PEER_PRINCIPAL)
+    host.matcher.CopyFrom(matching.by_text(client, by_client, matching.use_route(rest)))
     return table
+
+
+def _onward(name: str, rules: ActionRules) -> route_components_pb2.Route:
+    route = route_components_pb2.Route(name=name)
+    route.match.prefix = "/"
+    route.route.cluster = name
+    route.route.timeout.CopyFrom(seconds(0))
+    route.route.retry_policy.retry_on = _RETRY_ON
+    route.route.retry_policy.num_retries.value = 2
+    for filter_name, config in rbac.per_route(rules):
+        route.typed_per_filter_config[filter_name].CopyFrom(config)
+    return route
