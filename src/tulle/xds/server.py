@@ -38,6 +38,11 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
+    # Calls wait their turn: by default the library cancels a share of what comes beyond a thousand waiting ones at random, and
+    # whoever is cancelled comes back, which is more work than serving it would have been.
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 40_000),
+    ("grpc.server_max_unrequested_time_in_server", 120),
 )
 
 
