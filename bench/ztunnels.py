@@ -1,13 +1,23 @@
-"""Many node proxies as istiod sees them: connections of their own, each following the whole mesh."""
+"""Many node proxies as istiod sees them, in a process of their own: `python -m bench.ztunnels ADDRESS COUNT NICENESS`.
+
+Each has a connection of its own and follows the whole mesh. The root and a token come as JSON on the standard input. The first line out
+is JSON, when every one has everything; after that a line is the CLOCK_MONOTONIC time, in seconds, at which the first client was told of
+a change. `NICENESS` keeps a crowd from taking the cores from istiod, and a single client that measures from waiting for the crowd.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import random
+import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from envoy.service.discovery.v3 import discovery_pb2
@@ -20,34 +30,32 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.ssl_target_name_override", "istiod.istio-system.svc"),
 )
-
-
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 15.0
+_PATIENCE = 300.0
 
 
 class Ztunnel:
-    """One simulated ztunnel. `heard` is when it was told of the watched workload."""
+    """One simulated ztunnel; `tells` says that it prints when it is told of a change."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells: bool) -> None:
         self.resources = 0
-        self.attempts = 1
+        self.attempts = 0
         self.synced = asyncio.Event()
-        self.heard: asyncio.Future[float] | None = None
-        self._first = {types.ADDRESS, types.AUTHORIZATION}
+        self._tells = tells
+        self._first: set[str] = set()
 
-    async def run(self, address: str, root: bytes, token: str) -> None:
+    async def run(self, address: str, credentials: grpc.ChannelCredentials, token: str) -> None:
         """Follow until cancelled; what breaks is tried again after a growing, random pause, as any proxy does."""
         pause = _FIRST_PAUSE
         while True:
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await self._stream(address, root, token)
             self.attempts += 1
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await self._stream(address, credentials, token)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
             pause = min(2 * pause, _LAST_PAUSE)
 
-    async def _stream(self, address: str, root: bytes, token: str) -> None:
+    async def _stream(self, address: str, credentials: grpc.ChannelCredentials, token: str) -> None:
         self._first = {types.ADDRESS, types.AUTHORIZATION}
-        credentials = grpc.ssl_channel_credentials(root)
         async with grpc.aio.secure_channel(address, credentials, options=_OPTIONS) as channel:
             stream = channel.stream_stream(
                 METHOD,
@@ -67,21 +75,78 @@ class Ztunnel:
 
     def _received(self, response: discovery_pb2.DeltaDiscoveryResponse) -> None:
         self.resources += len(response.resources)
+        if self.synced.is_set():
+            if self._tells and response.type_url == types.ADDRESS:
+                print(f"{time.monotonic():.6f}", flush=True)
+            return
         self._first.discard(response.type_url)
         if not self._first:
             self.synced.set()
-            if self.heard is not None and not self.heard.done() and response.type_url == types.ADDRESS:
-                self.heard.set_result(time.monotonic())
+
+
+@dataclass
+class Crowd:
+    """So many clients in a process of their own."""
+
+    process: asyncio.subprocess.Process
+
+    async def synced(self) -> Mapping[str, Any]:
+        """What the clients say once all have everything: when, resources, attempts and their own CPU time in seconds."""
+        return dict(json.loads(await self._line()))
+
+    async def told(self) -> float:
+        """When the first client was told of the next change."""
+        return float(await self._line())
+
+    async def _line(self) -> bytes:
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), _PATIENCE)
+        if not line:
+            raise RuntimeError("the simulated ztunnels ended")
+        return line
 
 
 @asynccontextmanager
-async def following(number: int, address: str, root: bytes, token: str) -> AsyncIterator[Sequence[Ztunnel]]:
-    """So many at once; they may not be synced yet."""
-    made = [Ztunnel() for _ in range(number)]
-    tasks = [asyncio.create_task(one.run(address, root, token)) for one in made]
+async def following(number: int, address: str, root: bytes, token: str, niceness: int) -> AsyncIterator[Crowd]:
+    """So many clients that begin to connect, all at once."""
+    command = (sys.executable, "-m", "bench.ztunnels", address, str(number), str(niceness))
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"root": root.decode(), "token": token}).encode())
+    process.stdin.write_eof()
     try:
-        yield made
+        yield Crowd(process)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        process.kill()
+        await process.wait()
+
+
+async def _run(address: str, number: int, root: bytes, token: str) -> None:
+    made = [Ztunnel(tells=index == 0) for index in range(number)]
+    credentials = grpc.ssl_channel_credentials(root)
+    async with asyncio.TaskGroup() as group:
+        for one in made:
+            group.create_task(one.run(address, credentials, token))
+        await asyncio.gather(*(one.synced.wait() for one in made))
+        said = {
+            "when": time.monotonic(),
+            "resources": sum(one.resources for one in made),
+            "attempts": sum(one.attempts for one in made),
+            "cpu": time.process_time(),
+        }
+        print(json.dumps(said), flush=True)
+
+
+def main() -> None:
+    """Follow until killed."""
+    address, number, niceness = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    # Without the right to a higher priority it measures with the one that it has.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    given = json.load(sys.stdin)
+    asyncio.run(_run(address, number, given["root"].encode(), given["token"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 
@@ -27,15 +28,18 @@ async def _run(settings: Settings) -> None:
 def main() -> int:
     """Exit code 0 after a clean stop, 2 when the environment cannot be used."""
     structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
-        ]
+        ],
     )
     try:
-        uvloop.run(_run(Settings.from_environment()))
+        settings = Settings.from_environment()
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(settings.log_level))
+        uvloop.run(_run(settings))
     except (SettingError, ConfigError) as error:
         structlog.get_logger("tulle.istiod").error("cannot start", reason=str(error))
         return 2

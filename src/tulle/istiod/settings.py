@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import tulle
+
+_LEVELS: Final[Mapping[str, int]] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 class SettingError(ValueError):
@@ -29,6 +38,7 @@ class Settings:
     http_port: int = 8080
     metrics_port: int = 15014
     listen: str = "0.0.0.0"  # noqa: S104 - a pod serves on all of its own addresses
+    log_level: int = logging.INFO
 
     @property
     def hostname(self) -> str:
@@ -50,7 +60,17 @@ class Settings:
             http_port=_port(env, "HTTP_PORT", 8080),
             metrics_port=_port(env, "METRICS_PORT", 15014),
             listen=env.get("LISTEN_ADDRESS") or "0.0.0.0",  # noqa: S104
+            log_level=_level(env, "LOG_LEVEL"),
         )
+
+
+def _level(env: Mapping[str, str], name: str) -> int:
+    """What is worth a line of the log."""
+    value = env.get(name) or "info"
+    level = _LEVELS.get(value)
+    if level is None:
+        raise SettingError(f"environment variable {name}: found {value!r}; accepted are {', '.join(_LEVELS)}")
+    return level
 
 
 def _port(env: Mapping[str, str], name: str, default: int) -> int:

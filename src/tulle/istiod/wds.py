@@ -6,6 +6,7 @@ Pure functions; `tulle.istiod.publish` keeps the resource maps up to date with t
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable, Mapping
 
 from google.protobuf import wrappers_pb2
@@ -39,8 +40,24 @@ def service_name(key: ServiceKey) -> str:
 
 def address_aliases(addresses: Iterable[str], network: str = NETWORK) -> tuple[str, ...]:
     """Under which names a client that only knows an address asks for its owner: `network/ip`. A block of addresses has none."""
-    parsed = (ipaddress.ip_network(address, strict=False) for address in addresses)
-    return tuple(f"{network}/{one.network_address}" for one in parsed if one.num_addresses == 1)
+    single = (_single(address) for address in addresses)
+    return tuple(f"{network}/{address}" for address in single if address)
+
+
+def _single(address: str) -> str:
+    """The usual form of an address; empty for a block of several. Every pod comes through here, hence nothing slower than this."""
+    if "/" not in address:
+        return socket.inet_ntop(_family(address), socket.inet_pton(_family(address), address))
+    block = ipaddress.ip_network(address, strict=False)
+    return str(block.network_address) if block.num_addresses == 1 else ""
+
+
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(_family(address), address)
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def service_address(state: ServiceState, explain_refusals: bool) -> pb.Address:
@@ -75,7 +92,7 @@ def workload_address(state: WorkloadState, policies: Iterable[str] | None = None
         uid=record.uid,
         name=record.name,
         namespace=record.namespace,
-        addresses=[ipaddress.ip_address(address).packed for address in record.addresses],
+        addresses=[_packed(address) for address in record.addresses],
         hostname=record.hostname,
         network=record.network,
         tunnel_protocol=pb.TunnelProtocol.HBONE if record.hbone else pb.TunnelProtocol.NONE,
@@ -164,10 +181,11 @@ def _ip_families(families: tuple[str, ...]) -> pb.IPFamilies:
 
 def _network_address(address: str) -> pb.NetworkAddress:
     """A plain address, or a CIDR block with its length."""
+    if "/" not in address:
+        return pb.NetworkAddress(network=NETWORK, address=_packed(address))
     network = ipaddress.ip_network(address, strict=False)
     result = pb.NetworkAddress(network=NETWORK, address=network.network_address.packed)
-    if "/" in address:
-        result.length = network.prefixlen
+    result.length = network.prefixlen
     return result
 
 

@@ -97,6 +97,11 @@ class ServerStream:
                 if push is not None:
                     yield push
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there may be something to send; most answers of clients leave nothing."""
+        return any(state.has_work for state in self._ordered)
+
     def _progress(self) -> tuple[tuple[bool, int, int], ...]:
         """Changes whenever a pass did anything, so that what waited for it gets another look."""
         return tuple((state.in_flight is None, len(state.dirty), len(state.suspects)) for state in self._ordered)
@@ -111,9 +116,7 @@ class ServerStream:
         self._warming.clear()
 
     def _push(self, state: TypeState) -> Push | None:
-        if state.in_flight is not None or (
-            state.answered and not state.dirty and not state.missing and not state.suspects
-        ):
+        if state.in_flight is not None or not state.has_work:
             return None
         if self._warming and types.ENDPOINTS in types.ADD_AFTER.get(state.type_url, ()):
             return None

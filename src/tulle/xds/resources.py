@@ -47,6 +47,18 @@ class Entry:
         return envelope
 
 
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """A whole collection at one moment: its resources by name, their versions, and all of ``wire`` joined.
+
+    A herd of clients that follow everything is sent the same bytes, so these are joined once.
+    """
+
+    entries: tuple[Entry, ...]
+    versions: Mapping[str, str]
+    wire: bytes
+
+
 class ResourceMap:
     """The resources of one type that some clients see: name -> resource, with versions and aliases.
 
@@ -62,6 +74,7 @@ class ResourceMap:
         self.type_url = type_url
         self._entries: dict[str, Entry] = {}
         self._by_alias: dict[str, set[str]] = {}
+        self._everything: Everything | None = None
         self._listeners: dict[int, Listener] = {}
         self._next_listener = 0
         self._wanted: dict[str, int] = {}
@@ -94,6 +107,14 @@ class ResourceMap:
         """Every resource, in the order of first appearance."""
         return self._entries.values()
 
+    def everything(self) -> Everything:
+        """All of it; made when it is asked for, and then again after a change."""
+        if self._everything is None:
+            entries = tuple(self._entries[name] for name in sorted(self._entries))
+            versions = {entry.name: entry.version for entry in entries}
+            self._everything = Everything(entries, versions, b"".join(entry.wire for entry in entries))
+        return self._everything
+
     # Changing it
 
     def set(self, name: str, message: Message, aliases: Iterable[str] = ()) -> None:
@@ -110,6 +131,7 @@ class ResourceMap:
         if entry is None:
             return
         self._forget_aliases(entry)
+        self._everything = None
         self._tell(name)
 
     def replace(self, resources: Mapping[str, Message]) -> None:
@@ -134,6 +156,7 @@ class ResourceMap:
         )
         for alias in aliases:
             self._by_alias.setdefault(alias, set()).add(name)
+        self._everything = None
         self._tell(name)
 
     def _forget_aliases(self, entry: Entry) -> None:

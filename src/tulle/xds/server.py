@@ -172,7 +172,8 @@ class AdsServer:
             rejection = stream.receive(request)
             if rejection is not None:
                 self._note(node, rejection)
-            work.set()
+            if stream.has_work:
+                work.set()
             self._answered()
 
     def _answered(self) -> None:
@@ -210,8 +211,7 @@ async def _write(connection: Connection, context: grpc.aio.ServicerContext[Any, 
     deadline: float | None = None
     while True:
         try:
-            async with asyncio.timeout_at(deadline):
-                await work.wait()
+            await _wait(work, deadline)
         except TimeoutError:
             _stop_waiting(connection)
         work.clear()
@@ -223,8 +223,16 @@ async def _write(connection: Connection, context: grpc.aio.ServicerContext[Any, 
         deadline = (deadline or loop.time() + WARMING_SECONDS) if stream.waiting else None
 
 
+async def _wait(work: asyncio.Event, deadline: float | None) -> None:
+    if deadline is None:
+        await work.wait()
+        return
+    async with asyncio.timeout_at(deadline):
+        await work.wait()
+
+
 def _stop_waiting(connection: Connection) -> None:
-    if connection.stream is not None and connection.node is not None:
+    if connection.stream is not None and connection.node is not None and connection.stream.waiting:
         _log.warning("xds_endpoints_not_asked_for", node=connection.node.id, waited_seconds=WARMING_SECONDS)
         connection.stream.stop_waiting()
 

@@ -82,6 +82,11 @@ class SotwStream:
             yield FullPush(push.type_url, push.nonce, self.inner.covered(push.type_url))
 
     @property
+    def has_work(self) -> bool:
+        """See ``ServerStream``."""
+        return self.inner.has_work
+
+    @property
     def waiting(self) -> bool:
         """See ``ServerStream``."""
         return self.inner.waiting

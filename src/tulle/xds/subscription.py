@@ -38,12 +38,16 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One response: resources that are new or changed, names that are gone (or were never there)."""
+    """One response: resources that are new or changed, names that are gone (or were never there).
+
+    ``joined`` is the encoding of all of ``updated`` where somebody has it already.
+    """
 
     type_url: str
     nonce: str
     updated: tuple[Entry, ...]
     removed: tuple[str, ...]
+    joined: bytes | None = field(default=None, compare=False, repr=False)
 
     def encode(self) -> bytes:
         """The ``DeltaDiscoveryResponse``, joined from the resources' own encodings."""
@@ -51,7 +55,10 @@ class Push:
             type_url=self.type_url, nonce=self.nonce, removed_resources=self.removed
         )
         head.control_plane.identifier = "tulle"
-        return b"".join((head.SerializeToString(), *(entry.wire for entry in self.updated)))
+        encoded: bytes = head.SerializeToString()
+        if self.joined is not None:
+            return encoded + self.joined
+        return b"".join((encoded, *(entry.wire for entry in self.updated)))
 
 
 @dataclass(slots=True)
@@ -191,6 +198,11 @@ class TypeState:
 
     # What to send
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a response may be due: the first one, or one about names that are worth a look."""
+        return not self.answered or bool(self.dirty or self.missing or self.suspects)
+
     def has_additions(self) -> bool:
         """Whether something is to be sent that the client does not hold."""
         return any(self._to_send(name) is not None for name in self.dirty)
@@ -203,6 +215,8 @@ class TypeState:
         """The next response, or ``None`` if there is nothing to say now; ``removals=False`` keeps those for later."""
         if self.in_flight is not None:
             return None
+        if self.wildcard and not self.sent and self.dirty and self.resources:
+            return self._push_everything(nonce)
         updated, removed = self._take_dirty(removals=removals)
         removed += self._absent()
         if not updated and not removed:
@@ -216,6 +230,18 @@ class TypeState:
         self._forget_refusals((*(entry.name for entry in updated), *removed))
         self.answered = True
         self.in_flight = Push(self.type_url, nonce, tuple(updated), tuple(removed))
+        return self.in_flight
+
+    def _push_everything(self, nonce: str) -> Push:
+        """To a client that holds nothing and wants everything."""
+        everything = self.resources.everything()
+        absent = self._absent()
+        self.dirty = set()
+        self.forced.clear()
+        self.sent = dict(everything.versions)
+        self._forget_refusals((*everything.versions, *absent))
+        self.answered = True
+        self.in_flight = Push(self.type_url, nonce, everything.entries, tuple(absent), everything.wire)
         return self.in_flight
 
     def _take_dirty(self, *, removals: bool) -> tuple[list[Entry], list[str]]:
@@ -246,6 +272,8 @@ class TypeState:
     def _forget_refusals(self, names: Iterable[str]) -> None:
         """Those resources are sent anew: what the client said of them before is of no more interest."""
         self.refused.pop("", None)
+        if not self.unsure and not self.refused:
+            return
         for name in names:
             self.unsure.discard(name)
             self.refused.pop(name, None)
