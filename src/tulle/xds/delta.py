@@ -91,7 +91,7 @@ class ServerStream:
     def pushes(self) -> Iterator[Push]:
         """Every response that may go out now, in order. Each is in flight as soon as it was taken."""
         before = None
-        while before != (before := self._progress()):
+        while self.has_work and before != (before := self._progress()):
             for state in self._ordered:
                 push = self._push(state)
                 if push is not None:
