@@ -59,11 +59,12 @@ class EnvoyOptions:
     """How to run the binary.
 
     concurrency: worker threads; None is one per CPU.  drain_seconds: for how long a removed listener or filter chain keeps its
-    open connections.  log_level: Envoy's own logger, e.g. "warning".  flush_seconds: how long a line of an access log may wait.
+    open connections, and with or without any its memory, of which every pod that comes and goes leaves some behind; upstream's
+    proxies drain as long.  log_level: Envoy's own logger, e.g. "warning".  flush_seconds: how long a line of an access log may wait.
     """
 
     concurrency: int | None = None
-    drain_seconds: int = 600
+    drain_seconds: int = 45
     log_level: str = "warning"
     component_log_level: str = ""
     stop_grace: float = 5.0
