@@ -71,7 +71,7 @@ def served(answer: Handler) -> Iterator[int]:
         try:
             yield server.server_address[1]
         finally:
-            server.shutdown()
+            server.end()
             thread.join()
 
 
@@ -127,3 +127,28 @@ def test_a_body_is_announced() -> None:
     with served(echo) as port:
         answer = talk(port, b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx")
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+
+
+def test_an_ending_server_answers_what_was_asked_and_ends_what_waits() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Answer:
+        asked.set()
+        assert go_on.wait(5)
+        return echo(request)
+
+    with Server(0, slow, "test") as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        address = ("127.0.0.1", server.server_address[1])
+        with socket.create_connection(address, timeout=5) as busy, socket.create_connection(address, timeout=5) as idle:
+            busy.sendall(b"GET /a HTTP/1.1\r\n\r\n")
+            assert asked.wait(5)
+            server.end()
+            thread.join()
+            assert idle.recv(1) == b""
+            go_on.set()
+            assert b"Connection: close" in busy.recv(65536)
+            assert busy.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=5)

@@ -71,7 +71,7 @@ class _Connection(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         # a client that goes away, or stays silent for too long, ends its connection and nothing else
         with contextlib.suppress(ConnectionError, TimeoutError, BrokenPipeError):
-            while self._one_request():
+            while self.server.may_wait(self.connection) and self._one_request():
                 pass
 
     def _one_request(self) -> bool:
@@ -85,6 +85,7 @@ class _Connection(socketserver.StreamRequestHandler):
         connection = request.header("connection").lower()
         keep = "close" not in connection and (version != "HTTP/1.0" or "keep-alive" in connection)
         answer = self.server.answer(request)
+        keep = keep and not self.server.ending
         self._write(answer, head=request.method == "HEAD", keep=keep)
         return keep
 
@@ -92,6 +93,7 @@ class _Connection(socketserver.StreamRequestHandler):
         line = self.rfile.readline(MAX_LINE + 1)
         while line in {b"\r\n", b"\n"}:
             line = self.rfile.readline(MAX_LINE + 1)
+        self.server.no_longer_waits(self.connection)
         if not line:
             return None, ""
         words = line.decode("latin-1").split()
@@ -167,13 +169,38 @@ class Server(socketserver.ThreadingTCPServer):
 
     address_family = socket.AF_INET6
     allow_reuse_address = True
-    daemon_threads = True
+    daemon_threads = False
     request_queue_size = 1024
 
-    def __init__(self, port: int, answer: Handler, name: str) -> None:
+    def __init__(self, port: int, answer: Handler, name: str, address: str = "::") -> None:
         self.answer = answer
         self.name = name
-        super().__init__(("::", port), _Connection)
+        self.ending = False
+        self._waiting: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__((address, port), _Connection)
+
+    def may_wait(self, connection: socket.socket) -> bool:
+        """A connection is about to wait for a request; False when it should end instead."""
+        with self._lock:
+            if not self.ending:
+                self._waiting.add(connection)
+            return not self.ending
+
+    def no_longer_waits(self, connection: socket.socket) -> None:
+        """The first line of a request is there, or the end of the connection."""
+        with self._lock:
+            self._waiting.discard(connection)
+
+    def end(self) -> None:
+        """Accept nothing more; what is asked already is answered, connections that only wait are ended."""
+        with self._lock:
+            self.ending = True
+            for connection in self._waiting:
+                # what has arrived can still be read
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
+        self.shutdown()
 
     def server_bind(self) -> None:
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -184,9 +211,7 @@ class _Server4(Server):
     address_family = socket.AF_INET
 
     def __init__(self, port: int, answer: Handler, name: str) -> None:
-        self.answer = answer
-        self.name = name
-        socketserver.ThreadingTCPServer.__init__(self, ("0.0.0.0", port), _Connection)  # noqa: S104 - a pod serves its pod network
+        super().__init__(port, answer, name, "0.0.0.0")  # noqa: S104 - a pod serves its pod network
 
     def server_bind(self) -> None:
         socketserver.ThreadingTCPServer.server_bind(self)
@@ -197,6 +222,7 @@ def serve(port: int, answer: Handler, name: str) -> None:
     threading.stack_size(256 * 1024)
     server = Server(port, answer, name) if socket.has_dualstack_ipv6() else _Server4(port, answer, name)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+        signal.signal(number, lambda *_: threading.Thread(target=server.end).start())
     print(f"listening on port {port}", file=sys.stderr, flush=True)
-    server.serve_forever(poll_interval=0.2)
+    with server:
+        server.serve_forever(poll_interval=0.2)
