@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tulle.cluster.store import CompactedError, FutureRevisionError, Key, RevisionConflictError, Store
+from tulle.cluster.apiserver.expiry import EventExpiry
+from tulle.cluster.store import CompactedError, Event, FutureRevisionError, Key, Record, RevisionConflictError, Store
+from tulle.cluster.store.watch import Window
 
 
 def fields_of(resource: str, obj: Mapping[str, Any]) -> Mapping[str, str]:
@@ -111,6 +113,40 @@ async def test_too_old_and_future_revisions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FutureRevisionError):
         store.watch("pods", "", 11)
     assert len(await store.watch("pods", "", 5).drain(1.0)) == 5
+    await store.close()
+
+
+async def test_the_window_holds_so_many_bytes_of_objects_and_always_the_last_event() -> None:
+    window = Window(0, most_bytes=100)
+    for revision, size in ((1, 40), (2, 40), (3, 40), (4, 500)):
+        record = Record(key("a"), revision, b"x" * size, {}, {})
+        assert window.append(Event(revision, key("a"), None, record)) == {3: 1, 4: 3}.get(revision, 0)
+    assert [event.revision for event in window.since("pods", 3, 4, lambda _: True)] == [4]
+    with pytest.raises(CompactedError):
+        window.since("pods", 2, 4, lambda _: True)
+
+
+async def test_events_are_gone_an_hour_after_their_last_change(tmp_path: Path) -> None:
+    now = 0.0
+    store = Store(tmp_path / "store.db", fields_of)
+    keys = [Key("events", "default", name) for name in ("there-before", "kept", "repeated", "deleted")]
+    before, kept, repeated, deleted = keys
+    await store.write(before, pod("there-before"), 0)
+    expiry = EventExpiry(store, lambda: now)
+    records = {one: await store.write(one, pod(one.name), 0) for one in (repeated, deleted)}
+    await store.delete(deleted, pod("deleted"), records[deleted].revision)
+    now = 1000.0
+    await store.write(kept, pod("kept"), 0)
+    await store.write(repeated, pod("repeated", again="1"), records[repeated].revision)
+    now = 3599.0
+    await expiry.expire()
+    assert {record.key for record in store.list("events")} == {before, kept, repeated}
+    now = 3600.0
+    await expiry.expire()
+    assert {record.key for record in store.list("events")} == {kept, repeated}
+    now = 4600.0
+    await expiry.expire()
+    assert store.list("events") == []
     await store.close()
 
 

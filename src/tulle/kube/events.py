@@ -20,7 +20,7 @@ from tulle.kube.objects.meta import ObjectReference, now
 from tulle.kube.resources import EVENTS, Resource
 
 _BUFFER = 1000
-_REMEMBERED = 4096
+_REMEMBERED = 1024
 _RETRY_SECONDS = 1.0
 
 log = structlog.get_logger("tulle.kube.events")

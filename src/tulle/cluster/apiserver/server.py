@@ -26,6 +26,7 @@ from tulle.cluster.apiserver.auth.tokens import ISSUER, TokenSigner
 from tulle.cluster.apiserver.auth.users import ANONYMOUS, User
 from tulle.cluster.apiserver.bootstrap import Bootstrap
 from tulle.cluster.apiserver.crds import CustomKinds
+from tulle.cluster.apiserver.expiry import EventExpiry
 from tulle.cluster.apiserver.kubelet import KubeletProxy
 from tulle.cluster.apiserver.openapi import OpenApi
 from tulle.cluster.apiserver.registry import Registry
@@ -272,7 +273,7 @@ async def serve(
         if ready is not None:
             ready.set()
         _log.info("serving", port=host_port, addresses=["127.0.0.1", *extra_addresses], revision=server.store.revision)
-        await asyncio.Event().wait()
+        await EventExpiry(server.store).run()
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await server.stop()

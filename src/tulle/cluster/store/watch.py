@@ -1,8 +1,8 @@
 """The window of recent events, and the watchers that follow it.
 
 A watch that starts at revision R must see every change after R exactly once and in order, or be told that R is no longer
-known (CompactedError) so that it lists again. The window is bounded in events, not in time; a watcher that does not drain its
-queue is ended rather than allowed to hold the history in memory.
+known (CompactedError) so that it lists again. The window is bounded in events and in bytes, not in time; a watcher that does not
+drain its queue is ended rather than allowed to hold the history in memory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from tulle.cluster.store.records import Event
 
 WINDOW = 10_000
+WINDOW_BYTES = 8 << 20
 _WATCHER_LIMIT = 10_000
 
 
@@ -80,11 +81,13 @@ class Watcher:
 
 
 class Window:
-    """The last `WINDOW` events, findable per resource."""
+    """The last events, `limit` at most and not many more bytes of objects than `most_bytes`, findable per resource."""
 
-    def __init__(self, compacted: int, limit: int = WINDOW) -> None:
+    def __init__(self, compacted: int, limit: int = WINDOW, most_bytes: int = WINDOW_BYTES) -> None:
         self.compacted = compacted
         self._limit = limit
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._order: deque[Event] = deque()
         self._by_resource: dict[str, deque[Event]] = {}
 
@@ -92,12 +95,14 @@ class Window:
         """Add an event; returns the revision compacted away by it, or 0."""
         self._order.append(event)
         self._by_resource.setdefault(event.key.resource, deque()).append(event)
-        if len(self._order) <= self._limit:
-            return 0
-        oldest = self._order.popleft()
-        self._by_resource[oldest.key.resource].popleft()
-        self.compacted = oldest.revision
-        return oldest.revision
+        self._bytes += _size(event)
+        floor = 0
+        while len(self._order) > self._limit or (self._bytes > self._most_bytes and len(self._order) > 1):
+            oldest = self._order.popleft()
+            self._by_resource[oldest.key.resource].popleft()
+            self._bytes -= _size(oldest)
+            floor = self.compacted = oldest.revision
+        return floor
 
     def since(self, resource: str, revision: int, current: int, wanted: Callable[[Event], bool]) -> list[Event]:
         """Events of `resource` after `revision`. Raises CompactedError or FutureRevisionError."""
@@ -108,3 +113,8 @@ class Window:
         events = list(self._by_resource.get(resource, ()))
         start = bisect_right(events, revision, key=lambda event: event.revision)
         return [event for event in events[start:] if wanted(event)]
+
+
+def _size(event: Event) -> int:
+    """What the event adds: the state before it is that of the event before."""
+    return len(event.deleted if event.new is None else event.new.value)
