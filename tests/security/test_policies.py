@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tulle.security.lifting import qualify
 from tulle.security.mesh import MeshSettings
-from tulle.security.model import Action
+from tulle.security.model import Action, AuthorizationPolicy
 from tulle.security.policies import How, PolicySet
 
-from . import world
+from . import strategies, world
 
 LIFT = MeshSettings(lift_selector_policies=True)
 APP = {"selector": {"matchLabels": {"app": "helloworld"}}}
@@ -157,3 +159,16 @@ def test_many_policies_are_indexed() -> None:
     policies = PolicySet(MeshSettings(), many)
     assert policies.for_workload(world.workload(labels={"app": "a7"})) == ("hello/p7",)
     assert len(policies.ztunnel_policies()) == 500
+
+
+@given(strategies.policies(), strategies.policies(), st.booleans(), st.booleans())
+def test_a_set_that_follows_another_says_what_it_would_say_by_itself(
+    stay: list[AuthorizationPolicy], come: list[AuthorizationPolicy], lift: bool, same: bool
+) -> None:
+    settings = LIFT if lift else MeshSettings()
+    before = PolicySet(settings if same else MeshSettings(lift_selector_policies=not lift), stay[1:] + come[:1])
+    before.ztunnel_policies()
+    now = [*stay, *(replace(policy, meta=replace(policy.meta, name=f"new-{policy.meta.name}")) for policy in come)]
+    following, alone = PolicySet(settings, now, before=before), PolicySet(settings, now)
+    assert following.ztunnel_policies() == alone.ztunnel_policies()
+    assert following.applied(world.workload()) == alone.applied(world.workload())

@@ -20,7 +20,7 @@ from .model import Action, AuthorizationPolicy, PeerAuthentication
 from .peer_authentication import PeerAuthentications
 from .reduction import Place, reduce_policy
 from .views import ServiceView, WaypointView, WorkloadView
-from .ztunnel import Scope, ZtunnelPolicy, convert, scope_of
+from .ztunnel import Conversion, Scope, ZtunnelPolicy, convert, scope_of
 
 if TYPE_CHECKING:
     from .gate import Gate
@@ -45,6 +45,15 @@ class Applied:
     reason: str
 
 
+@dataclass(slots=True)
+class _Local:
+    """A policy without targetRefs and what was found out about it."""
+
+    policy: AuthorizationPolicy
+    qualification: Qualification
+    conversion: Conversion | None = None
+
+
 class PolicySet:
     """Everything that the mesh enforces, immutable and independent of the order of its inputs."""
 
@@ -53,29 +62,34 @@ class PolicySet:
         settings: MeshSettings,
         policies: Iterable[AuthorizationPolicy] = (),
         peer_authentications: Iterable[PeerAuthentication] = (),
+        before: PolicySet | None = None,
     ) -> None:
+        """``before``: a set that this one follows; what was found out about policies that are in both is not found out again."""
         self.settings = settings
         self.peer_authentications = PeerAuthentications(settings.root_namespace, peer_authentications)
         self._targeted: dict[str, list[AuthorizationPolicy]] = {}
         self._wide: dict[str, list[AuthorizationPolicy]] = {}
         self._selecting: dict[tuple[str, tuple[str, str]], list[AuthorizationPolicy]] = {}
-        self._local: list[AuthorizationPolicy] = []
+        self._local: dict[int, _Local] = {}
         self._qualifications: dict[str, Qualification] = {}
+        # While `before` is there, so are its policies, and an id is that of one of them or of a new one.
+        known = before._local if before is not None and before.settings == settings else {}
         for policy in _ordered(policies):
-            self._place(policy)
+            self._place(policy, known)
         self._sent: Mapping[str, ZtunnelPolicy] | None = None
         #: What has been compiled from this set, by ``gate``; it lives and dies with the set.
         self.gates: dict[tuple[int, int, int], Gate] = {}
 
-    def _place(self, policy: AuthorizationPolicy) -> None:
+    def _place(self, policy: AuthorizationPolicy, known: Mapping[int, _Local]) -> None:
         namespace = policy.meta.namespace
         if policy.target_refs:
             self._targeted.setdefault(namespace, []).append(policy)
             return
         if policy.dry_run or policy.action not in (Action.ALLOW, Action.DENY):
             return
-        self._local.append(policy)
-        self._qualifications[policy.meta.key] = qualify(policy)
+        local = known.get(id(policy)) or _Local(policy, qualify(policy))
+        self._local[id(policy)] = local
+        self._qualifications[policy.meta.key] = local.qualification
         if policy.selector is None:
             self._wide.setdefault(namespace, []).append(policy)
         elif policy.selector:
@@ -89,10 +103,13 @@ class PolicySet:
         that ``workloads`` need."""
         if self._sent is None:
             sent = dict(self.peer_authentications.ztunnel_policies())
-            for policy in self._local:
-                conversion = convert(self._closed(policy), self.settings.root_namespace, self._ztunnel_place(policy))
-                if conversion.policy is not None:
-                    sent[conversion.policy.key] = conversion.policy
+            for local in self._local.values():
+                policy = local.policy
+                if local.conversion is None:
+                    place = self._ztunnel_place(policy)
+                    local.conversion = convert(self._closed(policy), self.settings.root_namespace, place)
+                if local.conversion.policy is not None:
+                    sent[local.conversion.policy.key] = local.conversion.policy
             self._sent = sent
         found = dict(self._sent)
         for workload in workloads:

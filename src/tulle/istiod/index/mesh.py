@@ -203,11 +203,11 @@ class MeshIndex:
         if not self._policies_dirty:
             return set()
         self._policies_dirty = False
-        self.policy_set = PolicySet(self.settings, self.policies.values(), self.peer_authentications.values())
+        policies, authentications = self.policies.values(), self.peer_authentications.values()
+        self.policy_set = PolicySet(self.settings, policies, authentications, before=self.policy_set)
         new = self.policy_set.ztunnel_policies()
         changed = {name for name, policy in new.items() if self.ztunnel_policies.get(name) != policy}
-        gone = self._plain - new.keys()
-        for name in gone:
+        for name in (gone := self._plain - new.keys()):
             del self.ztunnel_policies[name]
         self.ztunnel_policies.update(new)
         self._plain = frozenset(new)
