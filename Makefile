@@ -9,14 +9,14 @@ DEBIAN := nftables iproute2 crun curl busybox-static
 DEBIAN_TEST := tcpdump
 # What only the benchmarks use: what loads a path, what serves at its end, and what it is compared with.
 DEBIAN_BENCH := wrk nghttp2-client iperf3 haproxy
-BENCH := startup memory dataplane policy certificates controlplane api
+BENCH := startup memory dataplane policy curves certificates controlplane api
 # Imported once at installation, because pods see the environment read-only and could never keep what they compiled.
 PROGRAMS := tulle.cli.main, tulle.cluster.control_plane, tulle.cluster.node.app, tulle.istiod.__main__, tulle.cni.__main__, \
 	tulle.ztunnel.__main__, tulle.waypoint.__main__
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: install debian debian-test demo lab test lint unit e2e bench bench-quick debian-bench bench-charts proto clean
+.PHONY: install debian debian-test demo lab test lint unit e2e bench bench-quick soak debian-bench bench-charts proto clean
 
 install: debian $(VENV)/.installed
 
@@ -67,6 +67,9 @@ bench: debian-bench bench-charts
 
 bench-quick: debian-bench $(VENV)/.installed
 	@for part in $(BENCH); do echo "== $$part"; python -m bench.$$part --quick || exit 1; done
+
+soak: debian-bench bench-charts
+	python -m bench.soak
 
 proto: $(VENV)/.installed
 	cd src && ../$(VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tulle/xds/proto/*.proto

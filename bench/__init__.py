@@ -5,6 +5,6 @@ measured in turns within one run, and ratios of medians are what to look at. Eac
 part of `docs/performance.md` with its charts.
 
 Read `report` (results to tables and charts), `processes` (CPU and memory from /proc), `private` (namespaces, so that the machine's
-network is left alone), `mesh` (a whole mesh for a measurement), `load` (wrk, h2load, iperf3); then the questions: `startup`,
-`memory`, `dataplane`, `policy`, `certificates`, `controlplane`, `api` and `security_engine`.
+network is left alone), `mesh` (a whole mesh for a measurement), `load` (wrk, h2load, iperf3) and `steady` (a fixed rate); then the
+questions: `startup`, `memory`, `dataplane`, `policy`, `curves`, `certificates`, `controlplane`, `api`, `security_engine` and `soak`.
 """

@@ -1,8 +1,8 @@
 """Tries a path over and over and prints each change of what it meets: `python -m bench.prober new|kept ADDRESS PORT`.
 
-Started in a pod's network by `policy`. A line is the CLOCK_MONOTONIC time in seconds, which all processes of a machine share, and
-`open` or `closed`. `new` opens a connection for every request; `kept` sends requests on one connection, and opens another only when
-that one ends.
+Started in a pod's network by `policy` and `curves`. A line is the CLOCK_MONOTONIC time in seconds, which all processes of a machine
+share, and `open` or `closed`. `new` opens a connection for every request; `kept` sends requests on one connection, and opens another
+only when that one ends. `first - PORT` reads addresses, each as it becomes known, and prints `open` once there was an answer from it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,22 @@ def ask(connection: socket.socket) -> bool:
     return head.startswith(b"HTTP/1.1 200")
 
 
+def _first(port: int) -> None:
+    for line in sys.stdin:
+        while True:
+            with contextlib.suppress(OSError), connect(line.strip(), port) as connection:
+                if ask(connection):
+                    break
+            time.sleep(_PAUSE)
+        print(f"{time.monotonic():.6f} open", flush=True)
+
+
 def main() -> None:
     """Probe until killed."""
     how, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    if how == "first":
+        _first(port)
+        return
     state: bool | None = None
     kept: socket.socket | None = None
     while True:

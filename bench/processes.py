@@ -96,6 +96,14 @@ def memory(pid: int) -> Memory | None:
     return Memory(kb["Rss"] * 1024, kb["Pss"] * 1024, (kb["Private_Clean"] + kb["Private_Dirty"]) * 1024)
 
 
+def open_files(pid: int) -> int:
+    """How many descriptors the process has open; 0 when it is gone."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except (OSError, ProcessLookupError):
+        return 0
+
+
 def _stat(pid: int) -> Sequence[str]:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import certificates, dataplane, dataplane_report, load, processes, report, topology
+from bench import (
+    certificates,
+    curves_report,
+    dataplane,
+    dataplane_report,
+    envoy_config,
+    load,
+    processes,
+    report,
+    soak_report,
+    steady,
+    topology,
+)
 
 WRK = """Running 2s test @ http://10.96.0.1:8080/ok
   1 threads and 32 connections
@@ -137,6 +153,85 @@ def test_what_a_process_costs_is_read() -> None:
         child.communicate()
     assert processes.memory(child.pid) is None
     assert processes.cpu_seconds((child.pid,)) == 0
+
+
+class OneAnswer(socketserver.StreamRequestHandler):
+    """Answers two requests on a connection and ends the third without an answer."""
+
+    def handle(self) -> None:
+        for status in (b"200 OK", b"503 Service Unavailable"):
+            while self.rfile.readline() not in {b"\r\n", b""}:
+                pass
+            body = b"Hello version: v1, instance: pod-1"
+            self.wfile.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+async def test_a_steady_load_counts_what_failed_and_on_whose_connection(capsys: pytest.CaptureFixture[str]) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), OneAnswer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            load = steady.Load("127.0.0.1", server.server_address[1], "/", rate=100, clients=1, requests=50)
+            await load.run(0.055)
+        finally:
+            server.shutdown()
+            thread.join()
+    totals = load.totals.document(1.0)
+    assert (totals["done"], totals["connections"]) == (3, 3)
+    failures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [failure["pod"] for failure in failures] == ["pod-1"] * 3
+    assert failures[0]["how"].startswith("503 ")
+    assert sum(count for _, count in totals["latencies"]) == 3
+
+
+def test_a_slope_is_that_of_the_line_with_its_error() -> None:
+    assert soak_report.slope([(0, 1), (1, 3), (2, 5), (3, 7)]) == (2, 0)
+    found, error = soak_report.slope([(0, 0), (1, 1), (2, 0), (3, 1)])
+    assert (round(found, 6), round(error, 4)) == (0.2, 0.2828)
+    assert soak_report.percentiles([(1, 98), (5, 1), (70, 1)]) == [0.1, 0.1, 0.5, 7.0, 7.0]
+
+
+def test_a_failure_counts_unless_its_connection_was_to_a_deleted_pod() -> None:
+    failures = [{"at": at, "pod": pod, "how": "503"} for at, pod in ((5, "a"), (15, "a"), (15, "b"), (15, ""))]
+    found = {"done": 10, "seconds": 20, "connections": 3, "failures": failures, "latencies": [(10, 10)]}
+    process = {"rss": 1e7, "uss": 1e7, "files": 7}
+    samples = [{"at": 5.0 * n, "processes": {"istiod 7": process, f"sample server {n}": process}} for n in range(6)]
+    result = {
+        "seconds": 20,
+        "most": {"x": 1.0},
+        "paths": {"x": found},
+        "deleted": {"a": 10},
+        "skipped": 1,
+        "samples": samples,
+    }
+    summary = soak_report.summary(result, {"x": "a path"})
+    assert summary["paths"]["a path"]["failed"] == {"503": 3}
+    assert list(summary["processes"]) == ["istiod 7"]
+    text = soak_report.tables(summary)
+    assert "| a path | 1 | 0 | 10 | 1 | 3 503 |" in text
+    assert "| istiod | 10.0 | 10.0 | +0.0 ± 0.0 | +0.00 |" in text
+
+
+def test_what_is_new_in_a_dump_of_envoy_is_found() -> None:
+    old, new = ({"last_updated": f"2026-01-01T00:00:{second}.000Z", "name": second} for second in ("01", "09"))
+    listeners = [{"active_state": old}, {"active_state": new}, {"draining_state": new}]
+    dump = {"configs": [{"dynamic_listeners": listeners}, {"dynamic_route_configs": [old]}, {"bootstrap": {}}]}
+    assert envoy_config.sizes(dump)["listeners"] == 2
+    since = datetime(2026, 1, 1, 0, 0, 5, tzinfo=UTC).timestamp()
+    assert envoy_config.renewed(dump, since)["resources"] == 1
+
+
+def test_cost_curves_say_what_one_more_adds() -> None:
+    def step(number: int) -> dict[str, Any]:
+        change = {"ms": [1.0, 3.0], "cpu_ms": {"istiod": 2.0}, "renewed": {"resources": 5, "bytes": 26000}}
+        memory = {"istiod": {"rss": 90e6, "pss": 50e6 + number * 2e3}}
+        config = {"listeners": 3 * number, "bytes": 1000 * number, "listener_bytes": 1}
+        changes = dict.fromkeys(("pod", "policy", "label"), change)
+        return {"number": number, "memory": memory, "config": config, "load": 1.0, **changes}
+
+    text = curves_report.tables({"pods": [step(5), step(15)], "spread": [], "stacked": []})
+    assert "| 5 to 15 | 1.00 | 2.0 |" in text
+    assert "| one more pod | 15 | 2 / 3 | 5 (26.0) | 2.0 |" in text
 
 
 def test_another_ztunnel_must_be_a_program(tmp_path: Path) -> None:
