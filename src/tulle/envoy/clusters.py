@@ -153,6 +153,7 @@ def _http2() -> http_protocol_options_pb2.HttpProtocolOptions:
     options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(POOL_IDLE_SECONDS))
     http2 = options.explicit_http_config.http2_protocol_options
     http2.allow_connect = True
+    http2.use_oghttp2_codec.value = False
     http2.max_concurrent_streams.value = MAX_STREAMS
     http2.initial_stream_window_size.value = STREAM_WINDOW
     http2.initial_connection_window_size.value = CONNECTION_WINDOW

@@ -132,6 +132,8 @@ class Http:
             config.common_http_protocol_options.max_requests_per_connection.value = self.requests
         config.http_protocol_options.accept_http_10 = True
         config.http2_protocol_options.allow_connect = True
+        # Of Envoy's two codecs the one that takes less CPU for each frame and each stream.
+        config.http2_protocol_options.use_oghttp2_codec.value = False
         config.http2_protocol_options.max_concurrent_streams.value = MAX_STREAMS_SERVED
         config.http2_protocol_options.initial_stream_window_size.value = STREAM_WINDOW
         config.http2_protocol_options.initial_connection_window_size.value = CONNECTION_WINDOW

@@ -11,7 +11,7 @@ from tulle.envoy.environment import Environment
 
 @dataclass(frozen=True)
 class Settings:
-    """Addresses are `host:port`; times are seconds.  `concurrency` 0 is one Envoy worker per CPU."""
+    """Addresses are `host:port`; times are seconds.  `concurrency` 0 is one Envoy worker for two CPUs."""
 
     pod: str
     namespace: str
