@@ -397,10 +397,34 @@ def test_lifting_is_told() -> None:
 
 
 def test_port_that_is_not_declared_http() -> None:
-    tcp = BASE.replace("name: http, port: 5000", "name: data, port: 5000")
+    tcp = BASE.replace("name: http, port: 5000", "name: tcp-data, port: 5000")
     report = ask(scene(tcp, ENROLLED, targeting("get", rule(principals=[TEST], methods=["GET"]))))
-    assert not report.allowed
+    assert report.sees.code == "closed", "a waypoint that refuses opaque bytes closes the connection"
     assert "port-not-http" in ids(report)
+
+
+def test_port_that_declares_nothing_is_looked_at() -> None:
+    """The waypoint finds HTTP in the first bytes, also where the pod itself is addressed."""
+    bare = BASE.replace("name: http, port: 5000", "name: data, port: 5000")
+    world = scene(bare, ENROLLED, targeting("get", rule(principals=[TEST], methods=["GET"])))
+    assert ask(world).allowed
+    assert ask(world, method="POST").sees.code == "403"
+
+
+def test_forwarded_addresses_count_at_a_waypoint() -> None:
+    policy = targeting("no", {"from": [{"source": {"remoteIpBlocks": ["192.0.2.0/24"]}}]}, action="DENY")
+    world = scene(ENROLLED, policy)
+    assert ask(world).allowed
+    assert ask(world, headers=(("X-Forwarded-For", "10.0.0.1, 192.0.2.7"),)).sees.code == "403"
+    assert ask(world, headers=(("X-Forwarded-For", "192.0.2.7, 10.0.0.1"),)).allowed, "the last address counts"
+    assert ask(world, headers=(("X-Forwarded-For", "nobody"),)).allowed
+
+
+@pytest.mark.parametrize(("namespace", "code"), [("test", "closed"), ("legacy", "refused")])
+def test_port_that_a_service_does_not_have(namespace: str, code: str) -> None:
+    report = ask(scene(), url="http://helloworld.hello:81/", namespace=namespace)
+    assert report.sees.code == code
+    assert "has no port 81; its ports are 5000" in report.summary
 
 
 def test_server_outside_the_mesh_enforces_nothing() -> None:

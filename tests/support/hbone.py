@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import h2.exceptions
 
@@ -154,11 +155,16 @@ class Accepted:
 
 @dataclass
 class Server:
-    """An HBONE server: answers each CONNECT by `decide` (a status), and on 200 splices to the address `backend` names."""
+    """An HBONE server: answers each CONNECT by `decide` (a status), and on 200 splices to the address `backend` names.
+
+    `abrupt`: what the backend says is sent at its end and in one piece with the stream's end and reset, as a proxy does whose
+    application answers and closes at once.
+    """
 
     context: ssl.SSLContext
     backend: tuple[str, int]
     decide: Callable[[Accepted], int] = lambda _accepted: 200
+    abrupt: bool = False
     seen: list[Accepted] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
@@ -180,10 +186,13 @@ class Server:
         async def copy_back(stream: int, source: asyncio.StreamReader) -> None:
             while data := await source.read(16384):
                 conn.send_data(stream, data)
-                writer.write(conn.data_to_send())
+                if not self.abrupt:
+                    writer.write(conn.data_to_send())
             # The client may have ended the stream while the backend was still closing.
             with contextlib.suppress(h2.exceptions.StreamClosedError):
                 conn.end_stream(stream)
+                if self.abrupt:
+                    conn.reset_stream(stream, h2.errors.ErrorCodes.NO_ERROR)
             writer.write(conn.data_to_send())
 
         try:

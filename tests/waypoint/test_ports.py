@@ -38,6 +38,16 @@ async def test_other_bytes_on_an_undeclared_port_are_passed_on(mesh: Mesh) -> No
             await asyncio.sleep(0.02)
 
 
+async def test_what_a_server_says_before_it_closes_is_heard(mesh: Mesh) -> None:
+    """The end of a tunnel must not overtake the bytes in it."""
+    await mesh.configure()
+    mesh.endpoint.abrupt = True
+    try:
+        assert [(await mesh.get(port=TCP)).status for _ in range(10)] == [200] * 10
+    finally:
+        mesh.endpoint.abrupt = False
+
+
 async def test_a_server_that_speaks_first_is_heard(mesh: Mesh) -> None:
     await mesh.configure()
     async with mesh.tunnel(TEST, SERVER_FIRST) as tunnel:

@@ -49,7 +49,7 @@ async def connected(
                 headers={**where.headers, **bearer},
                 proxy=where.proxy,
                 server_hostname=where.tls_server_name,
-                receive_timeout=_SECONDS,
+                timeout=aiohttp.ClientWSTimeout(ws_receive=_SECONDS),
                 max_msg_size=0,
             ) as socket,
         ):

@@ -33,6 +33,9 @@ _log = structlog.get_logger("tulle.waypoint")
 
 _FLUSH_SECONDS = 0.25
 """How long a line of the access log may wait: somebody who follows the log is looking at what just happened."""
+_RUNTIME = {"envoy.reloadable_features.enable_send_rst_on_user_space_socket": False}
+"""Inside the proxy a connection ends by its end and never by a reset, which would overtake the bytes before it: an application that
+answers and closes at once would not be heard."""
 
 
 class Waypoint:
@@ -59,6 +62,7 @@ class Waypoint:
                 NodeInfo(id=settings.node_id, cluster=f"{settings.gateway}.{settings.namespace}"),
                 xds=self._socket,
                 admin=admin,
+                runtime=_RUNTIME,
             ),
             run_dir=settings.run_dir,
             admin=admin,

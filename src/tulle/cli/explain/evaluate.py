@@ -143,7 +143,9 @@ def _fate(world: World, client: Client, leg: Leg, token: tokens.Verdict) -> Fate
         hop = Hop(f"waypoint {leg.request.waypoint.key}", False, token.note)
         return Fate(leg, Decision(False, Outcome.FORBIDDEN, (hop,)), "401")
     decision = decide(world.index.policy_set, leg.request)
-    return Fate(leg, decision, _OUTCOMES[decision.outcome])
+    code = _OUTCOMES[decision.outcome]
+    # A waypoint reads before it refuses, and what it closes then is not reset.
+    return Fate(leg, decision, "closed" if code == "reset" and leg.waypoint is not None else code)
 
 
 __all__ = ["Ask", "Client", "Evaluation", "Fate", "Seen", "Target", "evaluate"]

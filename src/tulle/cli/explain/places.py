@@ -17,7 +17,7 @@ from tulle.cli.explain.world import World
 from tulle.cni import enrolment as capture
 from tulle.istiod.index import labels as names
 from tulle.istiod.index.convert import pod_uid
-from tulle.istiod.index.records import ServicePort
+from tulle.istiod.index.records import Protocol, ServicePort
 from tulle.istiod.index.state import ServiceState, WorkloadState
 from tulle.security.identity import Identity, InvalidIdentity
 
@@ -108,10 +108,24 @@ class Target:
             return self.service_port.protocol.http
         return any(declared_http(endpoint.state, endpoint.port) for endpoint in self.endpoints)
 
+    @property
+    def undeclared(self) -> bool:
+        """Whether the port does not say what it carries, so that a waypoint looks at the first bytes."""
+        return self.service_port is not None and self.service_port.protocol is Protocol.UNKNOWN
+
 
 def declared_http(state: WorkloadState, port: int) -> bool:
     """Whether some Service in front of a workload declares a target port as HTTP."""
-    return any(one.protocol.http for service in state.services for one in service.ports if one.target_port == port)
+    return any(one.http for one in _protocols(state, port))
+
+
+def undeclared(state: WorkloadState, port: int) -> bool:
+    """Whether a Service has a target port and does not say what it carries."""
+    return Protocol.UNKNOWN in _protocols(state, port)
+
+
+def _protocols(state: WorkloadState, port: int) -> set[Protocol]:
+    return {one.protocol for service in state.services for one in service.ports if one.target_port == port}
 
 
 # --- the client

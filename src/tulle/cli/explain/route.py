@@ -6,11 +6,12 @@ end is a `Stop`, with what the client sees.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tulle.cli.explain.places import Client, Endpoint, Sort, Target, Via, declared_http
+from tulle.cli.explain.places import Client, Endpoint, Sort, Target, Via, declared_http, undeclared
 from tulle.cli.explain.world import World
 from tulle.cni import enrolment as capture
 from tulle.istiod.index import labels as names
@@ -119,6 +120,7 @@ def _leg(
     waypoint = _through(world, client, target, binding)
     by_service = target.via is Via.SERVICE and target.service is not None
     http = target.http if by_service else declared_http(endpoint.state, endpoint.port)
+    read = http or (target.undeclared if by_service else undeclared(endpoint.state, endpoint.port))
     request = Request(
         client=client.identity,
         workload=index.view(record, endpoint.state.services, endpoint.state.binding),
@@ -130,7 +132,7 @@ def _leg(
         service_ip=next(iter(target.service.record.addresses), "") if by_service and target.service else "",
         waypoint=index.waypoint_view(waypoint) if waypoint else None,
         waypoint_ip=_address(waypoint_pods(world, waypoint)) if waypoint else "",
-        http=_http(target, ask, claims) if (http or waypoint is None) and target.scheme == "http" else None,
+        http=_http(target, ask, claims) if target.scheme == "http" and (waypoint is None or read) else None,
         http_declared=http,
         captured=_enforced(world, endpoint.state),
     )
@@ -141,7 +143,17 @@ def _http(target: Target, ask: Ask, claims: Mapping[str, Any] | None) -> HttpReq
     given = next((value for name, value in ask.headers if name.lower() == "host"), "")
     host = given or (target.host if target.port == 80 else f"{target.host}:{target.port}")
     headers = tuple((name, value) for name, value in ask.headers if name.lower() != "host")
-    return HttpRequest(ask.method, target.path, host, headers, claims)
+    return HttpRequest(ask.method, target.path, host, headers, claims, _forwarded(headers))
+
+
+def _forwarded(headers: tuple[tuple[str, str], ...]) -> str:
+    """The address that a waypoint takes for the remote one: the last of X-Forwarded-For, "" for the peer's (C3)."""
+    given = [value for name, value in headers if name.lower() == "x-forwarded-for"]
+    last = given[-1].rpartition(",")[2].strip() if given else ""
+    try:
+        return str(ipaddress.ip_address(last))
+    except ValueError:
+        return ""
 
 
 def _enforced(world: World, state: WorkloadState) -> bool:
@@ -163,12 +175,21 @@ def _address(pods: tuple[WorkloadState, ...]) -> str:
 # --- ends before any policy
 
 
+_NOWHERE: Mapping[tuple[bool, bool], str] = {
+    (False, False): "unresolved",
+    (False, True): "unresolved",
+    (True, False): "refused",
+    (True, True): "closed",
+}
+"""What becomes of an address that leads nowhere: whether its Service is there, whether the client is in the mesh."""
+
+
 def _stop(world: World, client: Client, target: Target, through: Waypoint | None) -> Stop | None:
     if client.sort is Sort.PENDING:
         reason = f"{client.what} is redirected, but no ztunnel has taken it over yet, so its traffic goes nowhere"
         return Stop("refused", reason, f"kubectl get pods -n {world.settings.root_namespace} -l app=ztunnel -o wide")
     if target.problem:
-        return Stop("closed" if target.service and client.in_mesh else "unresolved", target.problem)
+        return Stop(_NOWHERE[target.service is not None, client.in_mesh], target.problem)
     if through is not None and world.live:
         pods = waypoint_pods(world, through)
         if not any(pod.record.ready for pod in pods):
