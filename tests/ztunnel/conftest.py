@@ -1,4 +1,4 @@
-"""One node for the tests of the data path: pods of namespaces hello, test, web (captured) and out (not)."""
+"""One node for all tests of the data path, as it takes seconds to start: pods of hello, test, web (captured) and out (not)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .node import Node, lab_of
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
     directory: Path = tmp_path_factory.mktemp("node")
     with lab_of("tk-zt", "10.244.77", "hello-1", "hello-2", "test-1", "web-1", "out-1", "test-2") as lab:
@@ -32,7 +32,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
             await node.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="package")
 async def fresh(node: Node) -> Node:
     """The node with the mesh as `describe` makes it."""
     for name in list(node.istiod.policies):

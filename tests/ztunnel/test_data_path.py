@@ -16,7 +16,7 @@ from .lab import run
 from .mesh import PORTS, SERVICE, VIP, hello, helloworld
 from .node import Node
 
-pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="package")]
 
 URL = f"http://{VIP}:5000/x"
 

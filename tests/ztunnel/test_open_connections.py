@@ -18,7 +18,7 @@ from .fake_istiod import exact, plaintext
 from .mesh import SERVICE, STRICT, VIP, hello
 from .node import Node
 
-pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="package")]
 
 GREETING = b"220 ready\r\n"
 TEST = "cluster.local/ns/test/sa/default"

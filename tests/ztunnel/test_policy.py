@@ -17,6 +17,7 @@ from tulle.ztunnel.config.access import ALLOW_CHAIN, DENY_CHAIN, Access, plainte
 from tulle.ztunnel.policy.convert import Scope, UnreadableError, policy_from
 from tulle.ztunnel.policy.decide import NONE_ALLOWED, Effective, decide, effective
 from tulle.ztunnel.policy.terms import Constant, Peer, holds, specialise
+from tulle.ztunnel.state.model import AppTunnel
 
 from .matcher import choose
 from .strategies import POD, authorizations, identities, identity, peers, rules, strings
@@ -71,11 +72,12 @@ def test_plaintext_chain_decides_like_the_policies(messages: list[Any], peer: Pe
 
 
 @settings(deadline=None)
-@given(rules, peers, st.booleans(), st.booleans())
-def test_specialising_changes_nothing(rule: Any, peer: Peer, plaintext: bool, destination: bool) -> None:
+@given(rules, peers, st.booleans(), st.booleans(), st.booleans())
+def test_specialising_changes_nothing(rule: Any, peer: Peer, plaintext: bool, destination: bool, port: bool) -> None:
     peer = dataclasses.replace(peer, identity=None) if plaintext else peer
     term = policy_from(authorization_pb2.Authorization(name="p", namespace="a", rules=[rule])).condition
-    special = specialise(term, destination=POD if destination else None, plaintext=plaintext)
+    known: dict[str, Any] = {"destination": POD if destination else None, "port": peer.port if port else None}
+    special = specialise(term, **known, plaintext=plaintext)
     assert holds(special, peer) == holds(term, peer)
     assert "Constant" not in repr(special) or isinstance(special, Constant)
 
@@ -213,6 +215,24 @@ def test_ipv6_authority() -> None:
     table = _table(Access((POD, pod), _effective([]), "cluster.local"))
     assert choose(table, _headers(peer)).route.cluster == names.APP_BY_AUTHORITY
     assert choose(table, _headers(peer, **{":authority": "fd00::5:80"})).direct_response.status == 400
+
+
+def test_an_app_of_all_tunnels_takes_any_address_and_is_judged_by_its_own_port() -> None:
+    only_80 = _allow(RULE(clauses=[CLAUSE(matches=[MATCH(destination_ports=[80])])]))
+    foreign = {":authority": "10.96.0.7:443"}
+    for port, cluster in ((80, names.APP_TUNNEL), (81, "")):
+        access = Access((POD,), _effective([only_80]), "cluster.local", tunnel=AppTunnel(True, port))
+        assert choose(_table(access), _headers(PEER, **foreign)).route.cluster == cluster
+    plain = Access((POD,), _effective([]), "cluster.local", tunnel=AppTunnel(False, 80))
+    assert choose(_table(plain), _headers(PEER, **foreign)).route.cluster == names.ORIGINAL_DESTINATION
+    assert choose(_table(plain), _headers(PEER, **{":authority": "cart.shop:443"})).direct_response.status == 400
+
+
+@pytest.mark.parametrize(("port", "authority"), [(15008, "10.96.0.7:443"), (0, "10.96.0.7:15001")])
+def test_no_tunnel_ends_at_the_proxys_own_ports(port: int, authority: str) -> None:
+    access = Access((POD,), _effective([]), "cluster.local", tunnel=AppTunnel(True, port))
+    route = choose(_table(access), _headers(PEER, **{":authority": authority}))
+    assert route.direct_response.status == 503
 
 
 def test_refusals_by_what_the_peer_can_take() -> None:

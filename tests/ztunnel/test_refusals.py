@@ -15,7 +15,7 @@ from .fake_istiod import cidr, exact, plaintext
 from .mesh import PORTS, SERVICE, STRICT, VIP, hello, http
 from .node import Node
 
-pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="package")]
 
 URL = f"http://{VIP}:5000/x"
 TEST = "spiffe://cluster.local/ns/test/sa/default"

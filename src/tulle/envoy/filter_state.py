@@ -21,6 +21,9 @@ from tulle.envoy.wire import pack
 NETNS: Final = "envoy.network.upstream_bind_override.network_namespace"
 CLIENT_CERTIFICATE: Final = "envoy.tls.certificate_mappers.on_demand_secret"
 TCP_CLUSTER: Final = "envoy.tcp_proxy.cluster"
+_TARGET: Final = "envoy.network.transport_socket.original_dst_address"
+_ACCEPTED_AT: Final = "envoy.filters.listener.original_dst.local_ip"
+_ACCEPTED_FROM: Final = "envoy.filters.listener.original_dst.remote_ip"
 
 _HASHABLE: Final = "envoy.hashable_string"
 
@@ -55,6 +58,19 @@ def client_certificate(secret: str) -> Value:
 def tcp_cluster(format_text: str) -> Value:
     """The cluster that tcp_proxy uses for this connection, as a format string."""
     return Value(TCP_CLUSTER, format_text, factory=TCP_CLUSTER, upstream="NONE")
+
+
+def target(address: str) -> Value:
+    """An original-destination cluster connects there (a format string) instead."""
+    return Value(_TARGET, address, factory=_TARGET, upstream="ONCE")
+
+
+def ends(own: str, peer: str) -> tuple[Value, Value]:
+    """Both ends (format strings) that an internal listener takes its connection to have."""
+    return (
+        Value(_ACCEPTED_AT, own, factory=_ACCEPTED_AT, upstream="ONCE"),
+        Value(_ACCEPTED_FROM, peer, factory=_ACCEPTED_FROM, upstream="ONCE"),
+    )
 
 
 def literal(text: str) -> str:

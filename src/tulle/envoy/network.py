@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from envoy.config.accesslog.v3 import accesslog_pb2
-from envoy.config.core.v3 import base_pb2, extension_pb2
+from envoy.config.core.v3 import base_pb2, extension_pb2, proxy_protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
@@ -71,12 +71,14 @@ def tcp_proxy(
     retry_backoff: float = 0.0,
     logs: Sequence[accesslog_pb2.AccessLog] = (),
     log_opened: bool = False,
+    proxy_tlv: tuple[int, str] | None = None,
 ) -> listener_components_pb2.Filter:
     """Copies bytes between the accepted connection and one to `cluster` (or to what filter state says instead).
 
     on_demand_timeout: seconds to wait for a cluster that is not known yet and is asked for by name; None: do not ask.
     retry_backoff: seconds of the first pause between connect attempts (jittered).
     log_opened: `logs` get a line when a connection is established too, not only when it ends.
+    proxy_tlv: type and format string of a TLV for a PROXY header, if the cluster sends one.
     """
     config = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix, cluster=cluster, access_log=logs)
     config.access_log_options.flush_access_log_on_connected = log_opened
@@ -87,6 +89,9 @@ def tcp_proxy(
     if on_demand_timeout is not None:
         config.on_demand.odcds_config.CopyFrom(from_own_stream(ADS_CLUSTER))
         config.on_demand.timeout.CopyFrom(seconds(on_demand_timeout))
+    if proxy_tlv is not None:
+        entry: proxy_protocol_pb2.TlvEntry = config.proxy_protocol_tlvs.add(type=proxy_tlv[0])
+        entry.format_string.text_format_source.inline_string = proxy_tlv[1]
     if connect_attempts > 1:
         config.max_connect_attempts.value = connect_attempts
         config.backoff_options.base_interval.CopyFrom(seconds(retry_backoff))

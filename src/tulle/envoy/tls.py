@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3 import base_pb2, proxy_protocol_pb2
 from envoy.extensions.transport_sockets.internal_upstream.v3 import internal_upstream_pb2
+from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_protocol_pb2
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.type.matcher.v3 import string_pb2
@@ -84,6 +85,14 @@ def plaintext() -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(
         name="envoy.transport_sockets.raw_buffer", typed_config=pack(raw_buffer_pb2.RawBuffer())
     )
+
+
+def after_proxy_header() -> base_pb2.TransportSocket:
+    """No TLS, but a PROXY header (version 2) first: the ends of the accepted connection, and the TLVs it carries."""
+    config = upstream_proxy_protocol_pb2.ProxyProtocolUpstreamTransport(transport_socket=plaintext())
+    config.config.version = proxy_protocol_pb2.ProxyProtocolConfig.V2
+    config.config.pass_through_tlvs.match_type = proxy_protocol_pb2.ProxyProtocolPassThroughTLVs.INCLUDE_ALL
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.upstream_proxy_protocol", typed_config=pack(config))
 
 
 def internal_upstream(*metadata: str) -> base_pb2.TransportSocket:

@@ -18,7 +18,7 @@ from xds.type.matcher.v3 import matcher_pb2
 
 from tulle.envoy import filter_state, matching, routes
 from tulle.envoy.matching import Choice, Predicate
-from tulle.ztunnel.config import names
+from tulle.ztunnel.config import names, tunnel
 from tulle.ztunnel.policy.decide import NONE_ALLOWED, Effective, denied_by, not_known
 from tulle.ztunnel.policy.terms import (
     ALWAYS,
@@ -35,6 +35,7 @@ from tulle.ztunnel.policy.terms import (
     Term,
     specialise,
 )
+from tulle.ztunnel.state.model import AppTunnel
 
 _Leaf: TypeAlias = Callable[[Term], Predicate]
 
@@ -51,7 +52,7 @@ class Access:
     """What decides who may connect to one pod.
 
     `known`: istiod has sent the pod's workload; until then nothing is let in.  `explain_ports`: target ports that are HTTP
-    ports of a service that wants refusals explained.
+    ports of a service that wants refusals explained.  `tunnel`: the app takes all tunnels, whatever they ask for.
     """
 
     addresses: tuple[Address, ...]
@@ -59,6 +60,12 @@ class Access:
     trust_domain: str
     known: bool = True
     explain_ports: tuple[int, ...] = ()
+    tunnel: AppTunnel | None = None
+
+    @property
+    def only_port(self) -> int | None:
+        """The port of the pod on which everything tunnelled arrives, if it is one and the same."""
+        return self.tunnel.port or None if self.tunnel is not None else None
 
 
 # -- HBONE ------------------------------------------------------------------------------------------------------------
@@ -78,11 +85,18 @@ def route_table(name: str, access: Access) -> route_pb2.RouteConfiguration:
     if not access.known:
         unknown = _refusals(access, "workload not known", 503, in_tunnel=True)
         return routes.matched_table(name, matching.first_match(cases, unknown))
+    if access.only_port in names.OWN_PORTS:
+        return routes.matched_table(name, matching.first_match(cases, _status("illegal port", 503)))
+    own = "|".join(map(str, names.OWN_PORTS))
+    if access.tunnel is not None and access.only_port is None:
+        cases.append((matching.matches(wanted, f".*:(?:{own})"), _status("illegal port", 503)))
     for address in access.addresses:
         host = re.escape(names.authority(address, 0).removesuffix("0"))
-        own = "|".join(map(str, names.OWN_PORTS))
         cases.append((matching.matches(wanted, f"{host}(?:{own})"), _status("illegal port", 503)))
         cases.append((matching.matches(wanted, host + _PORT), matching.use_matcher(_identified(access, address))))
+    if access.tunnel is not None and access.addresses:
+        anything = matching.matches(wanted, tunnel.ANY_AUTHORITY)
+        cases.append((anything, matching.use_matcher(_identified(access, access.addresses[0]))))
     return routes.matched_table(name, matching.first_match(cases, _status("authority is not this pod", 400)))
 
 
@@ -97,8 +111,8 @@ def _identified(access: Access, address: Address) -> matcher_pb2.Matcher:
 
 
 def _policies(access: Access, address: Address) -> matcher_pb2.Matcher:
-    cases, otherwise = _verdicts(access.policies, address, plaintext=False)
-    allowed = matching.use_route(routes.terminate_connect("", names.APP_BY_AUTHORITY))
+    cases, otherwise = _verdicts(access.policies, address, plaintext=False, port=access.only_port)
+    allowed = tunnel.way_in(access.tunnel)
     choices = [
         (_over_hbone(term), allowed if not reason else _refusals(access, reason, 401, in_tunnel=True))
         for term, reason in cases
@@ -189,7 +203,9 @@ def _in_plaintext(term: Term) -> Predicate:
 # -- both -------------------------------------------------------------------------------------------------------------
 
 
-def _verdicts(policies: Effective, address: Address, *, plaintext: bool) -> tuple[list[tuple[Term, str]], str]:
+def _verdicts(
+    policies: Effective, address: Address, *, plaintext: bool, port: int | None = None
+) -> tuple[list[tuple[Term, str]], str]:
     """The policies as cases in order, each with its reason ("" allows), and the reason when none of them holds.
 
     The same order as `policy.decide.decide`, with the pod's address and the lack of an identity already put in.
@@ -198,13 +214,13 @@ def _verdicts(policies: Effective, address: Address, *, plaintext: bool) -> tupl
         return [], not_known(key)
     cases: list[tuple[Term, str]] = []
     for policy in policies.deny:
-        term = specialise(policy.condition, destination=address, plaintext=plaintext)
+        term = specialise(policy.condition, destination=address, port=port, plaintext=plaintext)
         if term == ALWAYS:
             return cases, denied_by(policy.key)
         if term != NEVER:
             cases.append((term, denied_by(policy.key)))
     for policy in policies.allow:
-        term = specialise(policy.condition, destination=address, plaintext=plaintext)
+        term = specialise(policy.condition, destination=address, port=port, plaintext=plaintext)
         if term == ALWAYS:
             return cases, ""
         if term != NEVER:

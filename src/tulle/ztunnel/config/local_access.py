@@ -36,6 +36,7 @@ def local_access(mesh: Mesh, pod: LocalPod) -> LocalAccess:
         policies=policies,
         trust_domain=pod.trust_domain,
         known=workload is not None,
+        tunnel=workload.tunnel if workload is not None else None,
         explain_ports=tuple(sorted(explained)),
     )
     return LocalAccess(access, workload, frozenset(looked_at))

@@ -24,17 +24,26 @@ PRINCIPAL_HEADER: Final = "x-tulle-principal"
 SOURCE_HEADER: Final = "x-tulle-source"
 #: Filter state: why a connection is refused.
 REFUSAL_REASON: Final = "tulle.refusal.reason"
+#: Filter state: who the peer of a connection into an app tunnel is.
+TUNNEL_PEER: Final = "tulle.tunnel.peer"
+#: Filter state: all that tells two connections into app tunnels apart, so that none is given another's.
+TUNNEL_KEY: Final = "tulle.tunnel.key"
+#: Type of the TLV of a PROXY header that says who the peer is (spec D10).
+PEER_TLV: Final = 0xD0
 #: The explanation of a connection for which there is nobody to connect to.
 NO_ENDPOINT: Final = "no endpoint can be reached and proves its identity; the log of the client's ztunnel says why"
 
 #: Clusters that all pods share.
 APP_BY_AUTHORITY: Final = "shared/app-by-authority"
 ORIGINAL_DESTINATION: Final = "shared/original-destination"
+APP_TUNNEL: Final = "shared/app-tunnel"
+APP_AFTER_HEADER: Final = "shared/app-after-header"
 RESET: Final = "shared/reset"
 RESET_TCP: Final = "shared/reset-tcp"
 EXPLAIN: Final = "shared/explain"
 #: Internal listeners that all pods share.
 PLAIN_LISTENER: Final = "shared/plain"
+APP_TUNNEL_LISTENER: Final = "shared/app-tunnel"
 RESET_LISTENER: Final = "shared/reset"
 RESET_FRONT_LISTENER: Final = "shared/reset-front"
 RESET_SINK_LISTENER: Final = "shared/reset-sink"

@@ -20,7 +20,7 @@ from tulle.envoy import filter_state, network, routes
 from tulle.envoy.clusters import Endpoint, original_destination_cluster, static_cluster
 from tulle.envoy.network import Http
 from tulle.envoy.sockets import abortive_close, bind_in_connection_netns, internal_address, tcp_address
-from tulle.envoy.tls import internal_upstream
+from tulle.envoy.tls import after_proxy_header, internal_upstream
 from tulle.envoy.wire import seconds
 from tulle.ztunnel.config import names
 
@@ -35,6 +35,8 @@ def clusters(sink_port: int) -> list[cluster_pb2.Cluster]:
             names.APP_BY_AUTHORITY, from_header=":authority", fragment=bind_in_connection_netns(names.MARK)
         ),
         original_destination_cluster(names.ORIGINAL_DESTINATION, fragment=bind_in_connection_netns(names.MARK)),
+        _app_after_header(),
+        _inside(names.APP_TUNNEL, names.APP_TUNNEL_LISTENER, http2=False),
         static_cluster(names.RESET_TCP, [[Endpoint(tcp_address("127.0.0.1", sink_port))]]),
         _inside(names.RESET, names.RESET_LISTENER, http2=True),
         _inside(names.EXPLAIN, names.EXPLAIN_LISTENER, http2=False),
@@ -46,6 +48,7 @@ def listeners(sink_port: int) -> list[listener_pb2.Listener]:
     reason = filter_state.Value(names.REFUSAL_REASON, names.NO_ENDPOINT)
     return [
         _internal(names.PLAIN_LISTENER, _connect(routes.terminate_connect("plain", names.APP_BY_AUTHORITY))),
+        _app_tunnel(),
         _internal(names.RESET_LISTENER, _connect(routes.terminate_connect("reset", names.RESET_TCP))),
         _internal(names.RESET_FRONT_LISTENER, _connect(routes.forward_connect("reset", names.RESET))),
         _internal(
@@ -55,6 +58,23 @@ def listeners(sink_port: int) -> list[listener_pb2.Listener]:
         _internal(names.EXPLAIN_LISTENER, _explainer()),
         _sink(sink_port),
     ]
+
+
+def _app_after_header() -> cluster_pb2.Cluster:
+    cluster = original_destination_cluster(names.APP_AFTER_HEADER, fragment=bind_in_connection_netns(names.MARK))
+    cluster.transport_socket.CopyFrom(after_proxy_header())
+    return cluster
+
+
+def _app_tunnel() -> listener_pb2.Listener:
+    """Between a pod's tunnels and an app that wants to be told of the peer: only a connection has ends to tell of."""
+    listener = listener_pb2.Listener(name=names.APP_TUNNEL_LISTENER)
+    listener.internal_listener.SetInParent()
+    listener.listener_filters.append(network.original_destination())
+    peer = names.PEER_TLV, f"%FILTER_STATE({names.TUNNEL_PEER}:PLAIN)%"
+    proxy = network.tcp_proxy(names.APP_AFTER_HEADER, stat_prefix="app-tunnel", proxy_tlv=peer)
+    listener.filter_chains.append(listener_components_pb2.FilterChain(filters=[proxy]))
+    return listener
 
 
 def _inside(name: str, listener: str, *, http2: bool) -> cluster_pb2.Cluster:

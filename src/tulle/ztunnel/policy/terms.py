@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
@@ -113,22 +113,27 @@ def holds(term: Term, peer: Peer) -> bool:
             return not holds(inner, peer)
 
 
-def specialise(term: Term, *, destination: Address | None = None, plaintext: bool = False) -> Term:
-    """The same condition with what is known put in: the pod's address, and that the peer has no identity.
+def specialise(
+    term: Term, *, destination: Address | None = None, port: int | None = None, plaintext: bool = False
+) -> Term:
+    """The same condition with what is known put in: the pod's address, its one port, that the peer has no identity.
 
     Every `Constant` that results is folded away, so the outcome is a constant or a tree without constants.
     """
+    known = partial(specialise, destination=destination, port=port, plaintext=plaintext)
     match term:
         case IdentityMatches() if plaintext:
             return NEVER
         case DestinationIn(networks) if destination is not None:
             return Constant(_within(destination, networks))
+        case PortIn(ports) if port is not None:
+            return Constant(port in ports)
         case AnyOf(terms):
-            return any_of([specialise(inner, destination=destination, plaintext=plaintext) for inner in terms])
+            return any_of([known(inner) for inner in terms])
         case AllOf(terms):
-            return all_of([specialise(inner, destination=destination, plaintext=plaintext) for inner in terms])
+            return all_of([known(inner) for inner in terms])
         case Not(inner):
-            return negate(specialise(inner, destination=destination, plaintext=plaintext))
+            return negate(known(inner))
         case _:
             return term
 

@@ -69,6 +69,17 @@ class Port:
 
 
 @dataclass(frozen=True)
+class AppTunnel:
+    """An app that takes everything that is tunnelled to it on one port (0: each on the port that was asked for).
+
+    `proxy`: after a PROXY header that says from whom, and to whom.
+    """
+
+    proxy: bool
+    port: int
+
+
+@dataclass(frozen=True)
 class Locality:
     region: str = ""
     zone: str = ""
@@ -97,6 +108,7 @@ class Workload:
     host_network: bool = False
     capacity: int = 1
     native_tunnel: bool = False
+    tunnel: AppTunnel | None = None
     workload_name: str = ""
     canonical_name: str = ""
     canonical_revision: str = ""
@@ -172,6 +184,18 @@ def _ports(messages: Any) -> tuple[Port, ...]:
     return tuple(Port(port.service_port, port.target_port, port.app_protocol) for port in messages)
 
 
+def _app_tunnel(message: Any, where: str) -> AppTunnel | None:
+    tunnel = message.application_tunnel
+    if not message.HasField("application_tunnel") or (tunnel.protocol == 0 and tunnel.port == 0):
+        return None
+    if tunnel.protocol not in (0, 1) or tunnel.port > 65535:
+        raise UnreadableError(
+            f"{where}: application_tunnel protocol {tunnel.protocol}, port {tunnel.port}; accepted are NONE and PROXY "
+            "with a port up to 65535"
+        )
+    return AppTunnel(tunnel.protocol == 1, tunnel.port)
+
+
 def workload_from(message: Any) -> Workload:
     """Raises UnreadableError."""
     where = f"Workload/{message.uid}"
@@ -197,6 +221,7 @@ def workload_from(message: Any) -> Workload:
         host_network=message.network_mode == 1,
         capacity=message.capacity.value if message.HasField("capacity") else 1,
         native_tunnel=message.native_tunnel,
+        tunnel=_app_tunnel(message, where),
         workload_name=message.workload_name,
         canonical_name=message.canonical_name,
         canonical_revision=message.canonical_revision,
