@@ -1,7 +1,8 @@
 """Which collections a proxy may read, by what it proved to be.
 
 A node proxy serves whatever pods its node has, so it may have the whole of WDS. A waypoint may have its own Envoy configuration and no
-other's: which one is its is told by the pod that its token is bound to, not by what it says of itself.
+other's: which one is its is told by the pod that its token is bound to, not by what it says of itself. What proxies are told is for
+tools to read (`tulle.istiod.inspection`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tulle.istiod.index import labels as names
 from tulle.istiod.index.convert import pod_uid
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import WaypointKey
+from tulle.istiod.inspection import INSPECTED, Inspection
 from tulle.istiod.publish import Publisher
 from tulle.istiod.server import NAMESPACE, POD_NAME, SERVICE_ACCOUNT
 from tulle.istiod.waypoint_source import TYPES
@@ -29,10 +31,12 @@ class Access:
         index: MeshIndex,
         publisher: Publisher,
         trusted: Collection[tuple[str, str]] = TRUSTED_NODE_ACCOUNTS,
+        inspection: Inspection | None = None,
     ) -> None:
         self._index = index
         self._publisher = publisher
         self._trusted = trusted
+        self._inspection = inspection
 
     def __call__(self, node: ClientNode, type_url: str) -> ResourceMap | None:
         """The collection of a type for a client; None for a type that nobody is served. Raises AccessDenied."""
@@ -40,6 +44,8 @@ class Access:
             return self._wds(node, type_url)
         if type_url in TYPES:
             return self._publisher.waypoints.maps(self._waypoint(node))[type_url]
+        if type_url in INSPECTED and self._inspection is not None:
+            return self._inspection(node, type_url)
         return None
 
     def _wds(self, node: ClientNode, type_url: str) -> ResourceMap:

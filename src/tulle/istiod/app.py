@@ -30,6 +30,7 @@ from tulle.istiod.http import HttpServer
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.state import Delta
 from tulle.istiod.informers import Informers
+from tulle.istiod.inspection import Inspection, control_plane
 from tulle.istiod.jwks.fetch import Fetcher, Issuer
 from tulle.istiod.jwks.guard import Guard
 from tulle.istiod.jwks.store import KeyStore
@@ -176,7 +177,8 @@ class Istiod:
             trusted=self._trusted,
             on_result=lambda result: self.metrics.certificates.labels(result).inc(),
         )
-        access = Access(self.index, self.publisher, self._trusted)
+        inspection = Inspection(self._settings.namespace, self._connections)
+        access = Access(self.index, self.publisher, self._trusted, inspection)
         certificate = RotatingCertificate(authority, names)
         return IstiodServer(
             certificate,
@@ -185,6 +187,7 @@ class Istiod:
             access,
             on_rejection=self._rejected,
             on_answer=self.publisher.answered,
+            control_plane=control_plane(self._settings.pod_name),
         )
 
     def _waypoint_image(self) -> WaypointImage:

@@ -59,14 +59,15 @@ def client_config(connection: Connection) -> dict[str, Any]:
     assert state is not None
     return {
         "@type": CLIENT_CONFIG,
-        "node": {"id": node.id, "metadata": _metadata(node.metadata)},
+        "node": {"id": node.id, "metadata": told_metadata(node.metadata)},
         "identity": node.peer.identity if node.peer else "",
         "address": connection.address,
         "genericXdsConfigs": [_type(one) for one in state.states],
     }
 
 
-def _metadata(said: Mapping[str, Any]) -> dict[str, str]:
+def told_metadata(said: Mapping[str, Any]) -> dict[str, str]:
+    """What of a proxy's own metadata tools read."""
     return {key: str(said[key]) for key in ("CLUSTER_ID", "ISTIO_VERSION", "NODE_NAME") if said.get(key)}
 
 

@@ -24,6 +24,7 @@ from tulle.istiod.ca.callers import Authenticator, Caller, NotAuthenticated
 from tulle.istiod.ca.service import CertificateService
 from tulle.xds.delta import Rejection
 from tulle.xds.server import SERVER_OPTIONS, AdsServer, ClientNode, Peer, Source
+from tulle.xds.subscription import CONTROL_PLANE
 
 _log = structlog.get_logger(__name__)
 
@@ -128,10 +129,11 @@ class IstiodServer:
         *,
         on_rejection: Callable[[ClientNode, Rejection], None] | None = None,
         on_answer: Callable[[], None] | None = None,
+        control_plane: str = CONTROL_PLANE,
     ) -> None:
         self._certificate = certificate
         self._authenticator = authenticator
-        self.ads = AdsServer(source, self._authenticate, on_rejection, on_answer)
+        self.ads = AdsServer(source, self._authenticate, on_rejection, on_answer, control_plane)
         self._certificates = certificates
         self._server: grpc.aio.Server | None = None
         self._renewal: asyncio.Future[None] | None = None

@@ -117,9 +117,13 @@ class ResourceMap:
 
     # Changing it
 
-    def set(self, name: str, message: Message, aliases: Iterable[str] = ()) -> None:
-        """Put a resource in place. The same content with the same aliases is no change and tells nobody."""
-        self._put(name, message.SerializeToString(deterministic=True), tuple(aliases), _endpoints(message))
+    def set(self, name: str, message: Message, aliases: Iterable[str] = (), *, body_type: str = "") -> None:
+        """Put a resource in place. The same content with the same aliases is no change and tells nobody.
+
+        ``body_type`` is the message's own type URL where that is not the collection's.
+        """
+        value = message.SerializeToString(deterministic=True)
+        self._put(name, value, tuple(aliases), _endpoints(message), body_type)
 
     def set_encoded(self, name: str, value: bytes, aliases: Iterable[str] = ()) -> None:
         """As ``set``, from the encoded message (a resource passed on as it came)."""
@@ -141,7 +145,7 @@ class ResourceMap:
         for name, message in resources.items():
             self.set(name, message)
 
-    def _put(self, name: str, value: bytes, aliases: tuple[str, ...], endpoints: str) -> None:
+    def _put(self, name: str, value: bytes, aliases: tuple[str, ...], endpoints: str, body_type: str = "") -> None:
         digest = blake2b(value, digest_size=12)
         for alias in aliases:
             digest.update(b"\0" + alias.encode())
@@ -151,9 +155,8 @@ class ResourceMap:
             if before.version == version:
                 return
             self._forget_aliases(before)
-        self._entries[name] = Entry(
-            name, version, aliases, _wire(self.type_url, name, version, aliases, value), endpoints
-        )
+        wire = _wire(body_type or self.type_url, name, version, aliases, value)
+        self._entries[name] = Entry(name, version, aliases, wire, endpoints)
         for alias in aliases:
             self._by_alias.setdefault(alias, set()).add(name)
         self._everything = None

@@ -19,6 +19,7 @@ from google.protobuf.json_format import MessageToDict
 from tulle.xds.delta import Rejection, ServerStream
 from tulle.xds.resources import ResourceMap
 from tulle.xds.sotw import SotwStream
+from tulle.xds.subscription import CONTROL_PLANE
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +99,7 @@ class AdsServer:
     ``AccessDenied``. It is asked once per stream and type. ``authenticate`` proves who the client is before anything
     is read from it (it raises by ``context.abort``); ``on_rejection`` hears of every NACK, and ``on_answer`` is called after
     every request and after a stream's end: whenever what clients have acknowledged may have become something else.
+    ``control_plane`` is what the server calls itself in every answer.
     """
 
     def __init__(
@@ -106,8 +108,10 @@ class AdsServer:
         authenticate: Authenticate | None = None,
         on_rejection: Callable[[ClientNode, Rejection], None] | None = None,
         on_answer: Callable[[], None] | None = None,
+        control_plane: str = CONTROL_PLANE,
     ) -> None:
         self._source = source
+        self._control_plane = control_plane
         self._authenticate = authenticate
         self._on_rejection = on_rejection
         self._on_answer = on_answer
@@ -146,7 +150,7 @@ class AdsServer:
         self._connections.add(connection)
         work = asyncio.Event()
         reader = asyncio.ensure_future(self._read(connection, peer, context, work))
-        writer = asyncio.ensure_future(_write(connection, context, work))
+        writer = asyncio.ensure_future(_write(connection, context, work, self._control_plane))
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -206,7 +210,9 @@ class AdsServer:
             self._on_rejection(node, rejection)
 
 
-async def _write(connection: Connection, context: grpc.aio.ServicerContext[Any, Any], work: asyncio.Event) -> None:
+async def _write(
+    connection: Connection, context: grpc.aio.ServicerContext[Any, Any], work: asyncio.Event, control_plane: str
+) -> None:
     loop = asyncio.get_running_loop()
     deadline: float | None = None
     while True:
@@ -219,7 +225,7 @@ async def _write(connection: Connection, context: grpc.aio.ServicerContext[Any, 
         if stream is None:
             continue
         for push in stream.pushes():
-            await context.write(push.encode())
+            await context.write(push.encode(control_plane))
         deadline = (deadline or loop.time() + WARMING_SECONDS) if stream.waiting else None
 
 

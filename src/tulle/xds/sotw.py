@@ -14,6 +14,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from tulle.xds.delta import WILDCARD, Rejection, ServerStream
 from tulle.xds.resources import Entry, ResourceMap
+from tulle.xds.subscription import CONTROL_PLANE
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class FullPush:
     nonce: str
     entries: tuple[Entry, ...]
 
-    def encode(self) -> bytes:
+    def encode(self, control_plane: str = CONTROL_PLANE) -> bytes:
         """The ``DiscoveryResponse``. Its version is a hash of the resources' versions."""
         digest = blake2b(digest_size=12)
         for entry in self.entries:
@@ -33,7 +34,7 @@ class FullPush:
             version_info=digest.hexdigest(), type_url=self.type_url, nonce=self.nonce
         )
         response.resources.extend(entry.envelope().resource for entry in self.entries)
-        response.control_plane.identifier = "tulle"
+        response.control_plane.identifier = control_plane
         encoded: bytes = response.SerializeToString()
         return encoded
 

@@ -24,6 +24,7 @@ from tulle.xds import types
 from tulle.xds.resources import Entry, ResourceMap
 
 WILDCARD: Final = "*"
+CONTROL_PLANE: Final = "tulle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,12 @@ class Push:
     removed: tuple[str, ...]
     joined: bytes | None = field(default=None, compare=False, repr=False)
 
-    def encode(self) -> bytes:
+    def encode(self, control_plane: str = CONTROL_PLANE) -> bytes:
         """The ``DeltaDiscoveryResponse``, joined from the resources' own encodings."""
         head = discovery_pb2.DeltaDiscoveryResponse(
             type_url=self.type_url, nonce=self.nonce, removed_resources=self.removed
         )
-        head.control_plane.identifier = "tulle"
+        head.control_plane.identifier = control_plane
         encoded: bytes = head.SerializeToString()
         if self.joined is not None:
             return encoded + self.joined
