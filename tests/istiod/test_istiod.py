@@ -68,20 +68,27 @@ class Reader:
         return workload_pb2.Address.FromString(found).workload if found else None
 
 
+async def published_root(client: Client, namespace: str, directory: Path) -> Path:
+    """A file with the root that istiod has published."""
+
+    async def root() -> str:
+        try:
+            return (await client.get(CONFIG_MAPS, "istio-ca-root-cert", namespace)).data["root-cert.pem"]
+        except NotFound:
+            return ""
+
+    path = directory / "root.pem"
+    path.write_text(await eventually(root, "the root certificate is published"))
+    return path
+
+
 @asynccontextmanager
 async def reading(
     client: Client, istiod: Istiod, account: tuple[str, str], type_urls: Sequence[str], directory: Path
 ) -> AsyncIterator[Reader]:
     """A connected and synced reader that authenticates with its account's token."""
 
-    async def root() -> str:
-        try:
-            return (await client.get(CONFIG_MAPS, "istio-ca-root-cert", account[0])).data["root-cert.pem"]
-        except NotFound:
-            return ""
-
-    path = directory / "root.pem"
-    path.write_text(await eventually(root, "the root certificate is published"))
+    path = await published_root(client, account[0], directory)
     bearer = await token(client, *account)
     reader = Reader()
     ads = AdsClient(

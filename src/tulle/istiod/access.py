@@ -3,11 +3,14 @@
 A node proxy serves whatever pods its node has, so it may have the whole of WDS. A waypoint may have its own Envoy configuration and no
 other's: which one is its is told by the pod that its token is bound to, not by what it says of itself. What proxies are told is for
 tools to read (`tulle.istiod.inspection`).
+
+Lifting hands policies over between waypoints and node proxies by what each has acknowledged, so whoever decides must hear them all: while
+it is on, the leading replica alone serves configuration, and the others stand by with the whole mesh computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from tulle.istiod.ca.impersonation import TRUSTED_NODE_ACCOUNTS
 from tulle.istiod.index import labels as names
@@ -20,7 +23,7 @@ from tulle.istiod.server import NAMESPACE, POD_NAME, SERVICE_ACCOUNT
 from tulle.istiod.waypoint_source import TYPES
 from tulle.xds import types
 from tulle.xds.resources import ResourceMap
-from tulle.xds.server import AccessDenied, ClientNode
+from tulle.xds.server import AccessDenied, ClientNode, ServedElsewhere
 
 
 class Access:
@@ -32,20 +35,24 @@ class Access:
         publisher: Publisher,
         trusted: Collection[tuple[str, str]] = TRUSTED_NODE_ACCOUNTS,
         inspection: Inspection | None = None,
+        leading: Callable[[], bool] = lambda: True,
     ) -> None:
         self._index = index
         self._publisher = publisher
         self._trusted = trusted
         self._inspection = inspection
+        self._leading = leading
 
     def __call__(self, node: ClientNode, type_url: str) -> ResourceMap | None:
-        """The collection of a type for a client; None for a type that nobody is served. Raises AccessDenied."""
+        """The collection of a type for a client; None for a type that nobody is served. Raises AccessDenied, ServedElsewhere."""
+        if type_url in INSPECTED and self._inspection is not None:
+            return self._inspection(node, type_url)
+        if self._index.settings.lift_selector_policies and not self._leading():
+            raise ServedElsewhere("with liftSelectorPolicies the leading istiod alone serves configuration")
         if type_url in (types.ADDRESS, types.WORKLOAD, types.AUTHORIZATION):
             return self._wds(node, type_url)
         if type_url in TYPES:
             return self._publisher.waypoints.maps(self._waypoint(node))[type_url]
-        if type_url in INSPECTED and self._inspection is not None:
-            return self._inspection(node, type_url)
         return None
 
     def _wds(self, node: ClientNode, type_url: str) -> ResourceMap:

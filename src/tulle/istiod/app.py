@@ -70,18 +70,21 @@ class Istiod:
         self._settings = settings
         self._server: IstiodServer | None = None
         self._restart = asyncio.Event()
+        self._election = LeaderElection(client, _LEASE, settings.namespace, settings.pod_name)
         self._keys = KeyStore(self._fetch_keys, self._keys_changed)
         waypoints = WaypointSource(self.index, TokenKeys(self._keys.keys, self._keys.want))
         self.publisher = Publisher(self.index, waypoints, self._readers)
         self._on_delta: list[Callable[[Delta], None]] = [self.publisher.publish]
-        self._http = HttpServer(self.metrics, self._pending, Debug(settings.pod_name, self._connections))
+        self._http = HttpServer(self.metrics, self._pending, Debug(settings.pod_name, lambda: self.connections))
         self._trusted = frozenset({(settings.namespace, "ztunnel")})
 
-    def _connections(self) -> Iterable[Connection]:
+    @property
+    def connections(self) -> Iterable[Connection]:
+        """The streams that proxies have open to this istiod."""
         return self._server.ads.connections if self._server is not None else ()
 
     def _readers(self) -> Iterable[TypeState]:
-        states = (connection.state for connection in self._connections())
+        states = (connection.state for connection in self.connections)
         return (one for state in states if state is not None for one in state.states)
 
     async def _fetch_keys(self, issuer: Issuer, timeout: float) -> str:
@@ -95,7 +98,7 @@ class Istiod:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises what ends a part of istiod; then the whole is to be started anew."""
-        self.metrics.observe(lambda: len(tuple(self._connections())))
+        self.metrics.observe(lambda: len(tuple(self.connections)))
         main = asyncio.ensure_future(self._main())
         stopping = [asyncio.ensure_future(event.wait()) for event in (stop, self._restart)]
         try:
@@ -138,32 +141,44 @@ class Istiod:
         bundle = CaBundle(self._client, authority.root_pem, settings.service, settings.namespace)
         roots = RootPublisher(self._client, informers.namespaces, authority.root_pem)
         self.ports["webhook"] = await webhook.start(settings.listen, settings.webhook_port)
-        # Proxies have the issuers' keys from before; until each issuer was asked they would be told that there are none.
-        await self._keys.tried()
-        self.ports["xds"] = (await server.start(f"{settings.listen}:{settings.xds_port}")).port
-        self._server = server
         self._on_delta.append(lambda delta: self._settings_changed(delta, trust_domain))
 
         async def lead() -> None:
-            async with asyncio.TaskGroup() as leading:
-                for work in (gateways.run(), status.run(), bundle.run(), roots.run(), roots.config_maps.run()):
-                    leading.create_task(work)
+            try:
+                async with asyncio.TaskGroup() as leading:
+                    for work in (gateways.run(), status.run(), bundle.run(), roots.run(), roots.config_maps.run()):
+                        leading.create_task(work)
+            finally:
+                self._stand_by()
 
-        election = LeaderElection(self._client, _LEASE, settings.namespace, settings.pod_name)
-        self.metrics.leading.set_function(lambda: float(election.leading))
+        self.metrics.leading.set_function(lambda: float(self._election.leading))
+        try:
+            async with asyncio.TaskGroup() as serving:
+                for work in (self.publisher.run(), webhook.run(), self._election.run(lead)):
+                    serving.create_task(work)
+                # Proxies have the issuers' keys from before; until each issuer was asked they would be told that there are none.
+                await self._keys.tried()
+                await self._election.decided.wait()
+                self.ports["xds"] = (await server.start(f"{settings.listen}:{settings.xds_port}")).port
+                self._server = server
+                self._started()
+        finally:
+            self._server = None
+            await server.stop(_STOP_GRACE)
+            await webhook.stop()
+
+    def _started(self) -> None:
         log.info("serving", ports=self.ports, workloads=len(self.index.workloads), services=len(self.index.services))
         # What was built so far lives as long as the process: the collector need not walk through it again and again.
         gc.collect()
         gc.freeze()
         self.ready.set()
-        try:
-            async with asyncio.TaskGroup() as serving:
-                for work in (self.publisher.run(), webhook.run(), election.run(lead)):
-                    serving.create_task(work)
-        finally:
-            self._server = None
-            await server.stop(_STOP_GRACE)
-            await webhook.stop()
+
+    def _stand_by(self) -> None:
+        """Send proxies to the replica that leads, if it matters to whom they are connected (`tulle.istiod.access`)."""
+        if self.index.settings.lift_selector_policies:
+            for connection in self.connections:
+                connection.end()
 
     def _make_server(self, authority: Authority, informers: Informers, names: tuple[str, ...]) -> IstiodServer:
         trust_domain = self.index.settings.trust_domain
@@ -177,8 +192,8 @@ class Istiod:
             trusted=self._trusted,
             on_result=lambda result: self.metrics.certificates.labels(result).inc(),
         )
-        inspection = Inspection(self._settings.namespace, self._connections)
-        access = Access(self.index, self.publisher, self._trusted, inspection)
+        inspection = Inspection(self._settings.namespace, lambda: self.connections)
+        access = Access(self.index, self.publisher, self._trusted, inspection, lambda: self._election.leading)
         certificate = RotatingCertificate(authority, names)
         return IstiodServer(
             certificate,
@@ -218,6 +233,8 @@ class Istiod:
 
     def _settings_changed(self, delta: Delta, trust_domain: str) -> None:
         """Everything but the trust domain takes effect at once; every identity hangs on that one, so it takes a new start."""
+        if delta.settings and not self._election.leading:
+            self._stand_by()
         if delta.settings and self.index.settings.trust_domain != trust_domain:
             log.warning("trust domain changed: starting anew", old=trust_domain, new=self.index.settings.trust_domain)
             self._restart.set()

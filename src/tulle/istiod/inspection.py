@@ -1,8 +1,8 @@
 """What istioctl asks istiod over xDS: who is connected, how far each proxy is, and what it was sent.
 
-The types are those that the stock istioctl requests (`istio.io/debug/syncz` for `proxy-status`, `istio.io/connect` for `version`); the answer
-is the moment's, made anew for each stream. Whoever is of the mesh's own namespace may know of every proxy, anybody else of those in its own
-namespace, by what both have proved and not by what they say of themselves (CVE-2026-31838).
+The types are those that the stock istioctl requests (`istio.io/debug/syncz` for `proxy-status`, `istio.io/connect` for `version`); the
+answer is the moment's, made anew for each stream. Whoever is of the mesh's own namespace may know of every proxy, anybody else of those in
+its own namespace, by what both have proved and not by what they say of themselves (CVE-2026-31838).
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ class Inspection:
     def _proxies(self) -> Iterator[Connection]:
         """Who reads configuration; istioctl's own stream is not one of them."""
         for connection in self._connections():
-            state = connection.state
-            if connection.node is not None and state is not None:
-                if any(one.type_url not in INSPECTED for one in state.states):
-                    yield connection
+            reads = any(one.type_url not in INSPECTED for one in _states(connection))
+            if connection.node is not None and reads:
+                yield connection
 
 
 def proxy_id(node: ClientNode) -> str:

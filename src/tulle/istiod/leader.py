@@ -49,6 +49,8 @@ class LeaderElection:
         self._changed = asyncio.Event()
         self._informer.on_change(self._note)
         self.leading = False
+        self.decided = asyncio.Event()
+        """Set once it is known whether this replica or another one leads."""
 
     def _note(self, _: Change[Lease]) -> None:
         self._seen_at = asyncio.get_running_loop().time()
@@ -63,6 +65,7 @@ class LeaderElection:
                 await self._acquire()
                 log.info("leading", lease=f"{self._namespace}/{self._name}", holder=self._identity)
                 self.leading = True
+                self.decided.set()
                 try:
                     await self._lead(lead)
                 finally:
@@ -76,6 +79,8 @@ class LeaderElection:
             left = self._left(held)
             if left <= 0 and await self._take(held):
                 return
+            if left > 0:
+                self.decided.set()
             self._changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), max(left, self._renew / 3))

@@ -71,6 +71,10 @@ class AccessDenied(Exception):  # noqa: N818 (a verdict, not a fault)
     """Raised by a source: this client may not have this type. Its stream is ended; the reason goes to the log only."""
 
 
+class ServedElsewhere(Exception):  # noqa: N818 (a verdict, not a fault)
+    """Raised by a source: another replica serves this now. The stream is ended, so that the client looks for that one."""
+
+
 Source: TypeAlias = Callable[[ClientNode, str], ResourceMap | None]
 Stream: TypeAlias = ServerStream | SotwStream
 MakeStream: TypeAlias = Callable[[Callable[[str], ResourceMap | None], Callable[[], None]], Stream]
@@ -85,6 +89,8 @@ class Connection:
     make: MakeStream
     node: ClientNode | None = None
     stream: Stream | None = None
+    end: Callable[[], object] = lambda: None
+    """Ends the stream from this side; the client comes back, here or elsewhere."""
 
     @property
     def state(self) -> ServerStream | None:
@@ -96,7 +102,7 @@ class AdsServer:
     """Serves ``DeltaAggregatedResources``, and the older ``StreamAggregatedResources``, on any number of grpc.aio servers.
 
     ``source(node, type_url)`` gives a client's collection, ``None`` for a type that is not served, or raises
-    ``AccessDenied``. It is asked once per stream and type. ``authenticate`` proves who the client is before anything
+    ``AccessDenied`` or ``ServedElsewhere``. It is asked once per stream and type. ``authenticate`` proves who the client is before anything
     is read from it (it raises by ``context.abort``); ``on_rejection`` hears of every NACK, and ``on_answer`` is called after
     every request and after a stream's end: whenever what clients have acknowledged may have become something else.
     ``control_plane`` is what the server calls itself in every answer.
@@ -151,6 +157,7 @@ class AdsServer:
         work = asyncio.Event()
         reader = asyncio.ensure_future(self._read(connection, peer, context, work))
         writer = asyncio.ensure_future(_write(connection, context, work, self._control_plane))
+        connection.end = reader.cancel
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -256,5 +263,7 @@ async def _end(
             node = connection.node.id if connection.node is not None else ""
             _log.warning("xds_denied", node=node, address=connection.address, reason=str(error))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "permission denied")
+        if isinstance(error, ServedElsewhere):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         if error is not None and not context.done():
             raise error
