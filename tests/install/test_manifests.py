@@ -30,7 +30,12 @@ PROFILES = sorted(manifests.PROFILES)
 def generated(*arguments: str) -> list[dict[str, Any]]:
     result = CliRunner().invoke(app, ["manifest", "generate", *arguments])
     assert result.exit_code == 0, result.output
-    return list(yaml.safe_load_all(result.output))
+    return list(yaml.load_all(result.output, Loader=yaml.CSafeLoader))
+
+
+def dumped(documents: list[dict[str, Any]]) -> str:
+    text: str = yaml.dump_all(documents, Dumper=yaml.CSafeDumper)
+    return text
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -105,12 +110,31 @@ def kubectl(kubeconfig: str, *arguments: str, text: str = "") -> str:
 
 
 def test_kubectl_apply_alone_is_enough(kubeconfig: str) -> None:
-    text = yaml.safe_dump_all(generated())
+    text = dumped(generated())
     first = kubectl(kubeconfig, "apply", "-f", "-", text=text).splitlines()
     assert len(first) == len(generated())
     assert all(line.endswith(" created") for line in first), first
     again = kubectl(kubeconfig, "apply", "-f", "-", text=text).splitlines()
     assert all(line.endswith(" unchanged") for line in again), again
+
+
+def test_the_server_itself_finds_no_unknown_field(kubeconfig: str) -> None:
+    """Strict validation by the API server, custom resources included, which no schema file of Kubernetes knows."""
+    text = dumped(generated())
+    options = ("--server-side", "--validate=strict", "--force-conflicts", "--dry-run=server")
+    found = kubectl(kubeconfig, "apply", *options, "-f", "-", text=text).splitlines()
+    assert len(found) == len(generated())
+    assert all("serverside-applied" in line for line in found), found
+
+
+def test_a_field_that_does_not_exist_is_refused_by_the_server(kubeconfig: str) -> None:
+    (deployment,) = (one for one in generated() if one["kind"] == "Deployment")
+    deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
+    options = ("--server-side", "--validate=strict", "--force-conflicts", "--dry-run=server")
+    command = [KUBECTL, "--kubeconfig", kubeconfig, "apply", *options, "-f", "-"]
+    done = subprocess.run(command, input=yaml.safe_dump(deployment), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "imagePullPolice" in done.stderr
 
 
 async def test_definitions_of_others_are_left_alone(kubeconfig: str) -> None:

@@ -59,6 +59,7 @@ WORKLOADS: list[tuple[str, Iterable[Any], Any]] = [
     ),
     ("hostname", [pod(spec={"hostname": "h"})], ""),
     ("network", [pod()], ""),
+    ("network", [pod({"labels": {"topology.istio.io/network": "far"}})], "far"),
     ("tunnel_protocol", [pod()], pb.NONE),
     ("tunnel_protocol", [pod({"annotations": {"ambient.istio.io/redirection": "enabled"}})], pb.HBONE),
     ("native_tunnel", [pod({"labels": {"networking.istio.io/tunnel": "http"}})], True),

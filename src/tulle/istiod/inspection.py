@@ -8,13 +8,12 @@ its own namespace, by what both have proved and not by what they say of themselv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from envoy.admin.v3 import config_dump_shared_pb2 as dumps
 from envoy.config.core.v3 import base_pb2
 from envoy.service.status.v3 import csds_pb2
-from google.protobuf.message import Message
 
 import tulle
 from tulle.istiod.debug import CLIENT_CONFIG, status, told_metadata
@@ -118,7 +117,7 @@ def _add_dumps(found: ResourceMap, connection: Connection) -> None:
             found.set(f"{name}/{kind}", message, (name,), body_type=_ADMIN + kind)
 
 
-def _listeners(entries: Iterable[Entry]) -> Message:
+def _listeners(entries: Iterable[Entry]) -> Any:
     dump = dumps.ListenersConfigDump()
     for entry in entries:
         active = dump.dynamic_listeners.add(name=entry.name).active_state
@@ -127,28 +126,28 @@ def _listeners(entries: Iterable[Entry]) -> Message:
     return dump
 
 
-def _clusters(entries: Iterable[Entry]) -> Message:
+def _clusters(entries: Iterable[Entry]) -> Any:
     dump = dumps.ClustersConfigDump()
     for entry in entries:
         dump.dynamic_active_clusters.add(version_info=entry.version, cluster=entry.envelope().resource)
     return dump
 
 
-def _routes(entries: Iterable[Entry]) -> Message:
+def _routes(entries: Iterable[Entry]) -> Any:
     dump = dumps.RoutesConfigDump()
     for entry in entries:
         dump.dynamic_route_configs.add(version_info=entry.version, route_config=entry.envelope().resource)
     return dump
 
 
-def _endpoints(entries: Iterable[Entry]) -> Message:
+def _endpoints(entries: Iterable[Entry]) -> Any:
     dump = dumps.EndpointsConfigDump()
     for entry in entries:
         dump.dynamic_endpoint_configs.add(version_info=entry.version, endpoint_config=entry.envelope().resource)
     return dump
 
 
-_DUMPS: Mapping[str, Callable[[Iterable[Entry]], Message]] = {
+_DUMPS: Mapping[str, Callable[[Iterable[Entry]], Any]] = {
     types.CLUSTER: _clusters,
     types.LISTENER: _listeners,
     types.ROUTES: _routes,

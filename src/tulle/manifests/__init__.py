@@ -85,4 +85,5 @@ def _documents(folder: str, values: Mapping[str, str]) -> Iterator[dict[str, Any
     for path in sorted(files(__name__).joinpath(folder).iterdir(), key=lambda entry: entry.name):
         text = path.read_text(encoding="utf-8")
         filled = Template(text).substitute(values) if values else text
-        yield from (document for document in yaml.safe_load_all(filled) if document)
+        # Ten times faster than the loader in Python: the custom resources' schemas are long, and every start of the mesh reads them.
+        yield from (document for document in yaml.load_all(filled, Loader=yaml.CSafeLoader) if document)

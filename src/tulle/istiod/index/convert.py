@@ -177,6 +177,7 @@ def from_pod(obj: Pod) -> Records:
         workload_name=workload_name,
         hbone=native or meta.annotations.get(names.REDIRECTION) == "enabled",
         native_tunnel=native,
+        network=meta.labels.get(names.NETWORK, ""),
         host_network=spec.host_network,
         ready=ready and not meta.deletion_timestamp,
         locality=locality_of(meta.labels.get(names.LOCALITY, "").replace(".", "/")),

@@ -140,7 +140,7 @@ def _workload(
         workload_name=name,
         hbone=native,
         native_tunnel=native,
-        network=str(spec.get("network") or ""),
+        network=str(spec.get("network") or labels.get(names.NETWORK) or ""),
         ready=ready,
         locality=locality_of(str(spec.get("locality") or "")),
         capacity=weight if isinstance(weight, int) and weight > 0 else None,

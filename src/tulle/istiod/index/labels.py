@@ -19,6 +19,7 @@ GATEWAY_SERVICE_ACCOUNT = "gateway.istio.io/service-account"
 
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
+NETWORK = "topology.istio.io/network"
 TUNNEL = "networking.istio.io/tunnel"
 LOCALITY = "istio-locality"
 """Label of a pod that says where it is, instead of its node: `region.zone.subzone`."""
