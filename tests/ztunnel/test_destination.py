@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from google.protobuf import wrappers_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from tulle.xds.proto import workload_pb2
 from tulle.ztunnel.config.cluster import cluster_of
 from tulle.ztunnel.config.destination import Destination, Here, Kind, decide
 from tulle.ztunnel.config.names import Target, authority, direct_format, parse_destination, service_format
-from tulle.ztunnel.state.mesh import Mesh
+from tulle.ztunnel.state.mesh import Mesh, pod_key
 
 HERE = Here(cluster_id="Kubernetes", node="n1")
 KEY = "shop/cart.shop.svc.cluster.local"
@@ -171,34 +172,126 @@ def test_private_services_and_the_own_namespace_first() -> None:
     assert to(both, namespace="client").service == "client/own.shop.svc.cluster.local"
 
 
-def test_localities() -> None:
-    where = workload_pb2.Locality(region="r", zone="z1")
-    scopes = [workload_pb2.LoadBalancing.REGION, workload_pb2.LoadBalancing.ZONE]
-    here = Here(node="n1", locality=_here_locality())
-
-    def state(mode: int) -> Mesh:
-        balancing = workload_pb2.LoadBalancing(routing_preference=scopes, mode=mode)
-        return mesh(
-            service(load_balancing=balancing),
-            workload("near", "10.0.0.1", locality=where),
-            workload("region", "10.0.0.2", locality=workload_pb2.Locality(region="r", zone="z2")),
-            workload("far", "10.0.0.3", locality=workload_pb2.Locality(region="s", zone="z1")),
-        )
-
-    failover = to(state(workload_pb2.LoadBalancing.FAILOVER), here=here)
-    assert [[str(h.address) for h in group] for group in failover.priorities] == [
-        ["10.0.0.1"],
-        ["10.0.0.2"],
-        ["10.0.0.3"],
-    ]
-    strict = to(state(workload_pb2.LoadBalancing.STRICT), here=here)
-    assert [[str(h.address) for h in group] for group in strict.priorities] == [["10.0.0.1"]]
+def own_pod(**where: str) -> workload_pb2.Address:
+    """The record of the proxy's own pod, which says where the node is."""
+    locality = workload_pb2.Locality(**where)
+    return workload("ztunnel-1", "10.0.0.100", ports={}, locality=locality)
 
 
-def _here_locality() -> Any:
-    from tulle.ztunnel.state.model import Locality
+AT_HOME = Here(node="n1", pod=("shop", "ztunnel-1"))
+LB = workload_pb2.LoadBalancing
+NEAR, REGION, FAR = (workload_pb2.Locality(region=r, zone=z) for r, z in (("r", "z1"), ("r", "z2"), ("s", "z1")))
 
-    return Locality("r", "z1", "")
+
+def balanced(*extra: workload_pb2.Address, **balancing: Any) -> Mesh:
+    return mesh(
+        own_pod(region="r", zone="z1"),
+        service(load_balancing=LB(**balancing)),
+        workload("near", "10.0.0.1", locality=NEAR),
+        workload("region", "10.0.0.2", locality=REGION, node="n1", cluster_id="other"),
+        workload("far", "10.0.0.3", locality=FAR, cluster_id="Kubernetes"),
+        *extra,
+    )
+
+
+def by_priority(found: Destination) -> list[list[str]]:
+    return [[str(hop.address) for hop in group] for group in found.priorities]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "mode", "expected"),
+    [
+        ([LB.REGION, LB.ZONE], LB.FAILOVER, [["10.0.0.1"], ["10.0.0.2"], ["10.0.0.3"]]),
+        ([LB.REGION, LB.ZONE], LB.STRICT, [["10.0.0.1"]]),
+        ([LB.REGION], LB.FAILOVER, [["10.0.0.1", "10.0.0.2"], ["10.0.0.3"]]),
+        ([LB.NODE], LB.STRICT, [["10.0.0.2"]]),
+        ([LB.NODE], LB.FAILOVER, [["10.0.0.2"], ["10.0.0.1", "10.0.0.3"]]),
+        ([LB.CLUSTER], LB.FAILOVER, [["10.0.0.3"], ["10.0.0.1", "10.0.0.2"]]),
+        ([LB.NETWORK], LB.STRICT, [["10.0.0.1", "10.0.0.2", "10.0.0.3"]]),
+        ([LB.REGION, LB.ZONE], LB.UNSPECIFIED_MODE, [["10.0.0.1", "10.0.0.2", "10.0.0.3"]]),
+        ([], LB.FAILOVER, [["10.0.0.1", "10.0.0.2", "10.0.0.3"]]),
+    ],
+)
+def test_localities(scopes: list[int], mode: int, expected: list[list[str]]) -> None:
+    assert by_priority(to(balanced(routing_preference=scopes, mode=mode), here=AT_HOME)) == expected
+
+
+def test_the_proxys_own_locality_is_looked_at_so_that_it_may_come_later() -> None:
+    found = to(balanced(routing_preference=[LB.REGION], mode=LB.FAILOVER), here=AT_HOME)
+    assert pod_key("shop", "ztunnel-1") in found.looked_at
+
+
+def test_a_service_may_want_to_be_left_alone() -> None:
+    assert hops(to(balanced(mode=LB.PASSTHROUGH))) == [[(VIP, f"{VIP}:80", ())]]
+
+
+def test_capacity_weighs_endpoints_and_none_takes_an_endpoint_out() -> None:
+    def capacity(value: int) -> Any:
+        return wrappers_pb2.UInt32Value(value=value)
+
+    state = mesh(
+        service(),
+        workload("a", "10.0.0.1", capacity=capacity(3)),
+        workload("b", "10.0.0.2"),
+        workload("c", "10.0.0.3", capacity=capacity(0)),
+    )
+    assert {str(hop.address): hop.weight for hop in to(state).priorities[0]} == {"10.0.0.1": 3, "10.0.0.2": 1}
+    huge = mesh(service(), *(workload(f"w{n}", f"10.0.0.{n}", capacity=capacity(4_000_000_000)) for n in (1, 2)))
+    one, other = to(huge).priorities[0]
+    assert one.weight == other.weight
+    assert one.weight + other.weight < 2**32
+
+
+def test_a_waypoints_own_traffic_distribution_holds() -> None:
+    key = "shop/wp.shop.svc.cluster.local"
+    reference = workload_pb2.GatewayAddress(hbone_mtls_port=15008)
+    reference.hostname.namespace, _, reference.hostname.hostname = key.partition("/")
+    state = mesh(
+        own_pod(region="r", zone="z1"),
+        service(waypoint=reference),
+        service(name="wp", vip="10.96.0.9", load_balancing=LB(routing_preference=[LB.ZONE], mode=LB.FAILOVER)),
+        workload("wp-1", "10.0.0.8", service=key, locality=FAR),
+        workload("wp-2", "10.0.0.9", service=key, locality=REGION),
+    )
+    assert by_priority(to(state, here=AT_HOME)) == [["10.0.0.8"], ["10.0.0.9"]]
+
+
+def canaries(*weights: int) -> list[workload_pb2.WeightedWaypoint]:
+    """Waypoints wp-0, wp-1 and so on, by the hostnames of their services."""
+    found = []
+    for number, weight in enumerate(weights):
+        reference = workload_pb2.GatewayAddress(hbone_mtls_port=15008)
+        reference.hostname.namespace, reference.hostname.hostname = "shop", f"wp-{number}.shop.svc.cluster.local"
+        found.append(workload_pb2.WeightedWaypoint(destination=reference, weight=weight))
+    return found
+
+
+@given(st.integers(1, 99), st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 6))
+def test_each_weighted_waypoint_gets_its_share_however_many_endpoints_it_has(
+    weight: int, capacities: list[int], others: int
+) -> None:
+    first, second = (f"shop/wp-{number}.shop.svc.cluster.local" for number in (0, 1))
+    state = mesh(
+        service(weighted_waypoints=canaries(weight, 100 - weight)),
+        *(service(name=f"wp-{number}", vip=f"10.96.1.{number}") for number in (0, 1)),
+        *(
+            workload(f"a{n}", f"10.0.1.{n}", service=first, capacity=wrappers_pb2.UInt32Value(value=capacity))
+            for n, capacity in enumerate(capacities)
+        ),
+        *(workload(f"b{n}", f"10.0.2.{n}", service=second) for n in range(others)),
+    )
+    (group,) = to(state).priorities
+    share = sum(hop.weight for hop in group if str(hop.address).startswith("10.0.1."))
+    assert share / sum(hop.weight for hop in group) == pytest.approx(weight / 100, rel=0.02, abs=0.005)
+
+
+def test_a_weighted_waypoint_without_endpoints_leaves_its_share_to_the_other() -> None:
+    state = mesh(
+        service(weighted_waypoints=canaries(10, 90)),
+        service(name="wp-0", vip="10.96.1.0"),
+        workload("a", "10.0.1.1", service="shop/wp-0.shop.svc.cluster.local"),
+    )
+    assert by_priority(to(state)) == [["10.0.1.1"]]
 
 
 def test_each_identity_has_its_own_verification() -> None:

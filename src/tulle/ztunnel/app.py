@@ -46,7 +46,7 @@ class NodeProxy:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        here = Here(settings.network, settings.cluster_id, settings.node)
+        here = Here(settings.network, settings.cluster_id, settings.node, (settings.namespace, settings.pod))
         self.configurator = Configurator(here, settings.sink_port)
         ca = CaClient(
             settings.ca,

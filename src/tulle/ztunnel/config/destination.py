@@ -6,13 +6,14 @@ identity does not enter: who may connect is decided at the other end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
 from tulle.ztunnel.config.names import HBONE_PORT, Target, authority
 from tulle.ztunnel.policy.terms import Address
-from tulle.ztunnel.state.mesh import Key, Mesh, address_key, service_key
+from tulle.ztunnel.state.mesh import Key, Mesh, address_key, pod_key, service_key
 from tulle.ztunnel.state.model import GatewayRef, Locality, Mode, NetworkAddress, Port, Service, Workload
 
 #: LoadBalancing.Scope
@@ -20,6 +21,8 @@ _REGION, _ZONE, _SUBZONE, _NODE, _CLUSTER, _NETWORK = 1, 2, 3, 4, 5, 6
 #: Weights of alternatives are spread over their endpoints in this many parts.
 _WEIGHT_PARTS: Final = 1000
 _MAX_WEIGHT: Final = 128 * 1000
+#: What the weights of one priority may sum up to.
+_MAX_TOTAL: Final = 0xFFFFFFFF
 
 
 class Kind(Enum):
@@ -65,12 +68,12 @@ class Destination:
 
 @dataclass(frozen=True)
 class Here:
-    """Where this proxy runs: its mesh network, cluster, node and locality."""
+    """Where this proxy runs: its mesh network, cluster and node, and which pod it is, whose record has the locality."""
 
     network: str = ""
     cluster_id: str = "Kubernetes"
     node: str = ""
-    locality: Locality = field(default_factory=Locality)
+    pod: tuple[str, str] = ("", "")
 
 
 def decide(mesh: Mesh, here: Here, target: Target) -> Destination:
@@ -106,7 +109,7 @@ class _Decision:
             hops = self._gateway(workload.waypoint, wanted, ())
             if not hops:
                 return self._refuse(f"waypoint of workload {workload.uid} has no endpoint")
-            return self._mesh_hops([hops])
+            return self._mesh_hops(hops)
         if workload.hbone:
             return self._mesh_hops([[self._tunnel(workload, self._target.address, self._target.port)]])
         return self._mesh_hops([[self._plain(self._target.address, self._target.port, workload)]])
@@ -138,21 +141,20 @@ class _Decision:
     def _to_waypoint(self, service: Service, explain: bool) -> Destination:
         wanted = self._target.where
         found = [(self._gateway(ref, wanted, ()), weight) for ref, weight in service.waypoints]
-        hops = [
-            _weigh(hop, weight * _WEIGHT_PARTS // len(group) if len(found) > 1 else 1)
-            for group, weight in found
-            for hop in group
-        ]
-        if not hops:
+        reachable = [(groups, weight) for groups, weight in found if groups]
+        if not reachable:
             return self._refuse(f"waypoint of service {service.key} has no endpoint", service, explain)
-        return self._mesh_hops([hops], service, explain)
+        if len(reachable) == 1:
+            return self._mesh_hops(reachable[0][0], service, explain)
+        # Each waypoint gets its share, so its nearest endpoints stand for all of it.
+        return self._mesh_hops([_shared([(groups[0], weight) for groups, weight in reachable])], service, explain)
 
     def _endpoint(self, service: Service, port: Port, workload: Workload) -> Hop | None:
         if workload.network != self._here.network or not (workload.healthy or service.all_endpoints):
             return None
         own = workload.ports_of(service.key) or ()
         target = next((p.target_port for p in own if p.service_port == port.service_port), port.target_port)
-        if not target or not workload.addresses:
+        if not target or not workload.addresses or not workload.capacity:
             return None
         address = next((a for a in workload.addresses if a.version == self._target.address.version), None)
         if address is None:
@@ -176,7 +178,7 @@ class _Decision:
         return len(preference) - matched
 
     def _same(self, scope: int, workload: Workload) -> bool:
-        ours, theirs = self._here.locality, workload.locality
+        ours, theirs = self._locality(), workload.locality
         return {
             _REGION: ours.region == theirs.region,
             _ZONE: ours.zone == theirs.zone,
@@ -186,15 +188,21 @@ class _Decision:
             _NETWORK: self._here.network == workload.network,
         }.get(scope, False)
 
+    def _locality(self) -> Locality:
+        """Of this proxy's own pod, as istiod knows it."""
+        self._looked_at.add(pod_key(*self._here.pod))
+        own = self._mesh.pods_named(*self._here.pod)
+        return own[0].locality if own else Locality()
+
     # -- gateways -----------------------------------------------------------------------------------------------------
 
-    def _gateway(self, ref: GatewayRef, wanted: str, names: tuple[str, ...]) -> list[Hop]:
-        """Endpoints of a waypoint, each verified as its workload or by the names of the waypoint's service."""
+    def _gateway(self, ref: GatewayRef, wanted: str, names: tuple[str, ...]) -> list[list[Hop]]:
+        """Endpoints of a waypoint by priority, each verified as its workload or by the names of the waypoint's service."""
         if ref.address is not None:
             self._looked_at.add(address_key(ref.address))
             workload = self._mesh.workload_at(ref.address)
             if workload is not None:
-                return [self._gateway_hop(workload, ref.port, wanted, names)]
+                return [[self._gateway_hop(workload, ref.port, wanted, names)]]
             service = self._mesh.service_at(ref.address, self._target.namespace)
         else:
             self._looked_at.add(service_key(ref.service or ""))
@@ -202,20 +210,21 @@ class _Decision:
         if service is None:
             return []
         self._looked_at.add(service_key(service.key))
-        hops = []
+        ranked: dict[int, list[Hop]] = {}
         for workload in self._mesh.endpoints(service.key):
-            if not workload.healthy or not workload.addresses or workload.network != self._here.network:
+            rank = self._rank(service, workload)
+            if rank is None or not _takes_traffic(workload) or workload.network != self._here.network:
                 continue
             own = workload.ports_of(service.key) or ()
             port = next((p.target_port for p in own if p.service_port == ref.port and p.target_port), ref.port)
-            hops.append(self._gateway_hop(workload, port, wanted, service.subject_alt_names))
-        return hops
+            hop = self._gateway_hop(workload, port, wanted, service.subject_alt_names)
+            ranked.setdefault(rank, []).append(hop)
+        return [ranked[rank] for rank in sorted(ranked)]
 
     def _gateway_hop(self, workload: Workload, port: int, wanted: str, names: tuple[str, ...]) -> Hop:
         identities = (workload.identity, *names)
-        return Hop(
-            workload.addresses[0], port, wanted, identities, workload.capacity, workload.name, workload.namespace
-        )
+        weight = max(1, workload.capacity)
+        return Hop(workload.addresses[0], port, wanted, identities, weight, workload.name, workload.namespace)
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -243,7 +252,7 @@ class _Decision:
         explain: bool = False,
         known: bool = True,
     ) -> Destination:
-        ordered = tuple(tuple(sorted(group, key=_order)) for group in priorities)
+        ordered = tuple(tuple(sorted(_bounded(group), key=_order)) for group in priorities)
         return Destination(
             Kind.MESH,
             ordered,
@@ -268,16 +277,25 @@ def _asked_for(address: Address, port: int | None) -> str:
     return str(address) if port is None else authority(address, port)
 
 
-def _weigh(hop: Hop, weight: int) -> Hop:
-    return Hop(
-        hop.address,
-        hop.port,
-        hop.authority,
-        hop.identities,
-        max(1, min(weight, _MAX_WEIGHT)),
-        hop.workload,
-        hop.namespace,
-    )
+def _takes_traffic(workload: Workload) -> bool:
+    return workload.healthy and bool(workload.addresses) and bool(workload.capacity)
+
+
+def _shared(groups: Sequence[tuple[Sequence[Hop], int]]) -> list[Hop]:
+    """The endpoints of alternatives, each of which gets its weight's share, and its endpoints theirs by capacity."""
+    shares = []
+    for hops, weight in groups:
+        total = sum(hop.weight for hop in hops)
+        shares += [replace(hop, weight=max(1, weight * _WEIGHT_PARTS * hop.weight // total)) for hop in hops]
+    return shares
+
+
+def _bounded(hops: Sequence[Hop]) -> Sequence[Hop]:
+    """Weights that Envoy takes: it refuses a cluster in which they sum up to more than 32 bits."""
+    total = sum(hop.weight for hop in hops)
+    if total <= _MAX_TOTAL:
+        return hops
+    return [replace(hop, weight=max(1, hop.weight * _MAX_WEIGHT // total)) for hop in hops]
 
 
 def _order(hop: Hop) -> tuple[str, int, str]:

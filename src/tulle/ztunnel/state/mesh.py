@@ -92,11 +92,12 @@ class Mesh:
 
     def pod(self, namespace: str, name: str, service_account: str) -> Workload | None:
         """The record of a pod that the node agent handed over; None while istiod has not sent a matching one."""
-        for uid in self._pods.get((namespace, name), ()):
-            workload = self.workloads[uid]
-            if workload.service_account == service_account and "//Pod/" in uid:
-                return workload
-        return None
+        found = (one for one in self.pods_named(namespace, name) if one.service_account == service_account)
+        return next(found, None)
+
+    def pods_named(self, namespace: str, name: str) -> list[Workload]:
+        """The records of pods of that name."""
+        return [self.workloads[uid] for uid in self._pods.get((namespace, name), ()) if "//Pod/" in uid]
 
     def scoped_policies(self) -> list[Policy]:
         """Policies that hold without being named by a workload."""
