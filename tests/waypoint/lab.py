@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.support import hbone, netns
+from tests.support import hbone, minting, netns
 from tests.waypoint.backends import backends
 from tulle.istiod.ca import x509 as shapes
 from tulle.istiod.ca.authority import ROOT_LIFETIME, Authority, Roots, utc_now
@@ -69,10 +69,10 @@ class Token:
 
 
 class Workloads:
-    """Identities with certificates of the mesh, as files."""
+    """Identities with certificates of the mesh, as files; `forge` signs any other with the mesh's root."""
 
-    def __init__(self, authority: Authority, folder: Path) -> None:
-        self._authority, self._folder = authority, folder
+    def __init__(self, authority: Authority, folder: Path, forge: minting.Authority) -> None:
+        self._authority, self._folder, self.forge = authority, folder, forge
         (folder / "root.pem").write_text(authority.root_pem)
 
     def tls(self, identity: Identity, *, server: bool) -> Any:
@@ -371,7 +371,12 @@ async def running(folder: Path) -> AsyncIterator[Mesh]:
     authority = Authority(Roots((root.certificate,), root=root))
     maps = {type_url: ResourceMap(type_url) for type_url in resources.TYPES}
     with netns.joined(f"tk-waypoint{number}", f"169.254.{100 + number}.0") as place:
-        mesh = Mesh(place, Workloads(authority, folder), maps, folder / "waypoint.log")
+        mesh = Mesh(
+            place,
+            Workloads(authority, folder, minting.Authority(root.certificate, root.key)),
+            maps,
+            folder / "waypoint.log",
+        )
         mesh.publish(mesh.view())
         async with (
             backends(place.host),

@@ -12,9 +12,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from tests.support.minting import self_signed
 from tests.wire.cluster import Cluster
 from tests.wire.conftest import IstiodProcess
-from tests.wire.minting import self_signed
 from tests.wire.stock_ztunnel import ADDRESS, AUTHORIZATION, WORKLOAD, Csr, Proxy, Stream, channel, sign
 from tulle.xds.proto import authorization_pb2, workload_pb2
 

@@ -20,7 +20,7 @@ pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="package")]
 URL = f"http://{VIP}:5000/x"
 TEST = "spiffe://cluster.local/ns/test/sa/default"
 CAPABLE = (("x-tulle-refusal", "in-tunnel"),)
-RUNS = 100
+RUNS = 30
 RESET = {56: RUNS}
 
 
@@ -142,6 +142,11 @@ async def test_nobody_listens_at_the_endpoint(fresh: Node) -> None:
     assert await fresh.many(RUNS, "test-1", URL) == RESET
 
 
+async def answers(node: Node) -> bool:
+    """Whether the service does, now."""
+    return (await node.curl("test-1", "-f", URL)).code == 0
+
+
 async def test_unreachable_and_mistaken_endpoints_are_explained(fresh: Node) -> None:
     """Ports that want explanation: an endpoint with another identity, one that is not there, and one good one beside it."""
     http(fresh, explain=True)
@@ -157,10 +162,10 @@ async def test_unreachable_and_mistaken_endpoints_are_explained(fresh: Node) -> 
     assert await fresh.many(10, "test-1", "-f", URL) == {22: 10}
     web = fresh.lab.pods["web-1"]
     fresh.istiod.workload("web-1", "web", web.ip, services={SERVICE: PORTS})
-    await fresh.settled()
+    await fresh.eventually(lambda: answers(fresh))
     codes = await fresh.many(40, "test-1", "-f", URL)
-    assert set(codes) <= {0, 56}
-    assert codes[0] > codes[56], "what cannot be reached is left out after the first attempt"
+    assert set(codes) <= {0, 22, 56}
+    assert codes[0] > codes[22] + codes[56], "what cannot be reached is left out after the first attempt"
     hello(fresh)
     await fresh.settled()
     await asyncio.sleep(1.5)
@@ -170,14 +175,16 @@ async def test_unreachable_and_mistaken_endpoints_are_explained(fresh: Node) -> 
 async def test_foreign_authority(fresh: Node) -> None:
     """A tunnel is for the pod that takes it and for nobody else, in one spelling of the port only."""
     pod, other = fresh.lab.pods["hello-1"].ip, fresh.lab.pods["hello-2"].ip
-    authorities = (f"{other}:5000", f"{VIP}:5000", "helloworld.hello:5000", pod, f"{pod}:", f"{pod}:05000")
+    authorities = (f"{other}:5000", f"{VIP}:5000", "helloworld.hello", pod, f"{pod}:", f"{pod}:05000")
     more = (f"{pod}:+5000", f"{pod}:5000x", f"[{pod}]:5000", "127.0.0.1:5000", f"{pod}:0", f"x{pod}:5000")
     requests = [{"authority": authority} for authority in authorities + more]
     answers = await fresh.tunnels("out-1", pod, TEST, *requests)
     assert [answer["status"] for answer in answers] == [400] * len(requests)
-    allowed = await fresh.tunnels("out-1", pod, TEST, {"authority": f"{pod}:5000"}, {"authority": f"{pod}:99999"})
-    assert allowed[0]["status"] == 200
-    assert allowed[1]["status"] != 200
+    named = [{"authority": f"{name}:5000"} for name in ("helloworld.hello", "helloworld.hello.svc.cluster.local")]
+    others = await fresh.tunnels(
+        "out-1", pod, TEST, *named, {"authority": f"{pod}:5000"}, {"authority": f"{pod}:99999"}
+    )
+    assert [answer["status"] for answer in others] == [503, 200, 200, 400]
 
 
 async def test_only_connect(fresh: Node) -> None:
@@ -242,9 +249,9 @@ async def test_connections_of_one_identity_are_never_used_by_another(fresh: Node
     only(fresh, "cluster.local/ns/test/sa/default")
     await fresh.settled()
     for denied in ("test-2", "web-1"):
-        for _ in range(5):
-            results = await asyncio.gather(fresh.many(10, "test-1", "-I", URL), fresh.many(10, denied, "-I", URL))
-            assert results == [{0: 10}, {56: 10}]
+        for _ in range(3):
+            results = await asyncio.gather(fresh.many(6, "test-1", "-I", URL), fresh.many(6, denied, "-I", URL))
+            assert results == [{0: 6}, {56: 6}]
 
 
 async def test_unknown_policy_keeps_everybody_out(fresh: Node) -> None:

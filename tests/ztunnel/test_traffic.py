@@ -47,7 +47,7 @@ def access(
         tuple(policy(f"deny-{who}", who, deny=True) for who in deny),
         tuple(policy(f"allow-{who}", who, deny=False) for who in allow),
     )
-    return Access((POD,), effective, "cluster.local", known=known)
+    return Access((POD,), effective, known=known)
 
 
 identities = st.sampled_from([A, B])

@@ -7,16 +7,18 @@ identity is handed to another, and a denied workload rides on an allowed one's c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2 as http_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2 as network_pb2
+from google.protobuf import json_format
 
-from tulle.envoy.wire import pack
+from tulle.envoy.wire import pack, pack_untyped
 
 NETNS: Final = "envoy.network.upstream_bind_override.network_namespace"
 CLIENT_CERTIFICATE: Final = "envoy.tls.certificate_mappers.on_demand_secret"
@@ -78,10 +80,19 @@ def literal(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def network_filter(*values: Value) -> listener_components_pb2.Filter:
-    """A network filter that sets the values when a connection is accepted."""
+def network_filter(*values: Value, after_handshake: Sequence[Value] = ()) -> listener_components_pb2.Filter:
+    """A network filter that sets the values when a connection is accepted, and others when TLS knows the peer."""
     config = network_pb2.Config(on_new_connection=[value.message() for value in values])
-    return listener_components_pb2.Filter(name="envoy.filters.network.set_filter_state", typed_config=pack(config))
+    packed = pack(config)
+    if after_handshake:
+        late = network_pb2.Config(on_new_connection=[value.message() for value in after_handshake])
+        in_json = {**_json(config), "on_downstream_tls_handshake": _json(late)["on_new_connection"]}
+        packed = pack_untyped(config.DESCRIPTOR.full_name, in_json)
+    return listener_components_pb2.Filter(name="envoy.filters.network.set_filter_state", typed_config=packed)
+
+
+def _json(config: network_pb2.Config) -> dict[str, Any]:
+    return json_format.MessageToDict(config, preserving_proto_field_name=True)
 
 
 def http_filter(*values: Value) -> hcm_pb2.HttpFilter:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
 
-from tulle.envoy import filter_state, network
+from tulle.envoy import filter_state, network, svid
 from tulle.envoy.clusters import METADATA
 from tulle.envoy.filter_state import Value
 from tulle.envoy.network import Header, Http, Tunnel
@@ -47,7 +47,11 @@ def connect_terminate(view: WaypointConfigView) -> listener_pb2.Listener:
     manager = Http(stat_prefix=names.CONNECT_TERMINATE, routes=names.CONNECT_TERMINATE, filters=(hand_over,))
     chain = listener_components_pb2.FilterChain(
         name=names.CONNECT_TERMINATE,
-        filters=[manager.network_filter()],
+        filters=[
+            filter_state.network_filter(after_handshake=svid.FACTS),
+            svid.leaf_of(view.trust_domain),
+            manager.network_filter(),
+        ],
         transport_socket=mutual_server(view.identity, view.trust_domain),
     )
     # All addresses of the pod's own network namespace, in which nothing else listens.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -43,8 +44,19 @@ _Leaf: TypeAlias = Callable[[Term], Predicate]
 ALLOW_CHAIN: Final = "allow"
 DENY_CHAIN: Final = "deny"
 #: One port number in its only spelling, so that no second spelling passes a rule about it.
-_PORT: Final = "[1-9][0-9]{0,4}"
+_PORT: Final = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+#: A host name, which an address is not: its last label has a letter.
+_HOSTNAME: Final = r"(?:[A-Za-z0-9_-]+\.)*[0-9_-]*[A-Za-z][A-Za-z0-9_-]*\.?"
 _REJECTED: Final = "connection closed due to policy rejection: "
+
+
+@dataclass(frozen=True, order=True)
+class Named:
+    """A port of one of the pod's services, which peers may ask for by name, and the pod's own port behind it."""
+
+    hostname: str
+    port: int
+    target: int
 
 
 @dataclass(frozen=True)
@@ -52,14 +64,15 @@ class Access:
     """What decides who may connect to one pod.
 
     `known`: istiod has sent the pod's workload; until then nothing is let in.  `explain_ports`: target ports that are HTTP
-    ports of a service that wants refusals explained.  `tunnel`: the app takes all tunnels, whatever they ask for.
+    ports of a service that wants refusals explained.  `named`: what the pod can be asked for by name.  `tunnel`: the app
+    takes all tunnels, whatever they ask for.
     """
 
     addresses: tuple[Address, ...]
     policies: Effective
-    trust_domain: str
     known: bool = True
     explain_ports: tuple[int, ...] = ()
+    named: tuple[Named, ...] = ()
     tunnel: AppTunnel | None = None
 
     @property
@@ -83,7 +96,7 @@ def route_table(name: str, access: Access) -> route_pb2.RouteConfiguration:
         )
     ]
     if not access.known:
-        unknown = _refusals(access, "workload not known", 503, in_tunnel=True)
+        unknown = _refusals(access, "workload not known", 503)
         return routes.matched_table(name, matching.first_match(cases, unknown))
     if access.only_port in names.OWN_PORTS:
         return routes.matched_table(name, matching.first_match(cases, _status("illegal port", 503)))
@@ -93,43 +106,47 @@ def route_table(name: str, access: Access) -> route_pb2.RouteConfiguration:
     for address in access.addresses:
         host = re.escape(names.authority(address, 0).removesuffix("0"))
         cases.append((matching.matches(wanted, f"{host}(?:{own})"), _status("illegal port", 503)))
-        cases.append((matching.matches(wanted, host + _PORT), matching.use_matcher(_identified(access, address))))
+        cases.append((matching.matches(wanted, host + _PORT), matching.use_matcher(_policies(access, address))))
     if access.tunnel is not None and access.addresses:
         anything = matching.matches(wanted, tunnel.ANY_AUTHORITY)
-        cases.append((anything, matching.use_matcher(_identified(access, access.addresses[0]))))
+        cases.append((anything, matching.use_matcher(_policies(access, access.addresses[0]))))
+    for target, asked in _by_target(access).items():
+        by_name = _policies(access, access.addresses[0], target)
+        cases.append((matching.matches(wanted, "|".join(asked)), matching.use_matcher(by_name)))
+    cases.append(
+        (matching.matches(wanted, f"{_HOSTNAME}:{_PORT}"), _status("no such port of this pod's services", 503))
+    )
     return routes.matched_table(name, matching.first_match(cases, _status("authority is not this pod", 400)))
 
 
-def _identified(access: Access, address: Address) -> matcher_pb2.Matcher:
-    """A request for the pod itself: first that its sender has one proper identity, then the policies."""
-    principal = matching.request_header(names.PRINCIPAL_HEADER)
-    proper = f"spiffe://{re.escape(access.trust_domain)}/ns/[^/,]+/sa/[^/,]+"
-    return matching.first_match(
-        [(matching.matches(principal, proper), matching.use_matcher(_policies(access, address)))],
-        _refusals(access, "peer identity is not acceptable", 401, in_tunnel=False),
-    )
+def _by_target(access: Access) -> dict[int, list[str]]:
+    """The authorities, as expressions, that stand for each of the pod's ports.  An app's own tunnel takes addresses only."""
+    found: dict[int, list[str]] = {}
+    for named in access.named if access.tunnel is None and access.addresses else ():
+        if named.target not in names.OWN_PORTS:
+            found.setdefault(named.target, []).append(re.escape(f"{named.hostname}:{named.port}"))
+    return found
 
 
-def _policies(access: Access, address: Address) -> matcher_pb2.Matcher:
-    cases, otherwise = _verdicts(access.policies, address, plaintext=False, port=access.only_port)
-    allowed = tunnel.way_in(access.tunnel)
+def _policies(access: Access, address: Address, named: int | None = None) -> matcher_pb2.Matcher:
+    """What policies say of a request for the pod: for the port in its authority, or for `named` if it came by name."""
+    port = named if access.only_port is None else access.only_port
+    cases, otherwise = _verdicts(access.policies, address, plaintext=False, port=port)
+    allowed = tunnel.way_in(access.tunnel, names.authority(address, named) if named is not None else "")
     choices = [
-        (_over_hbone(term), allowed if not reason else _refusals(access, reason, 401, in_tunnel=True))
-        for term, reason in cases
+        (_over_hbone(term), allowed if not reason else _refusals(access, reason, 401, port)) for term, reason in cases
     ]
-    return matching.first_match(
-        choices, allowed if not otherwise else _refusals(access, otherwise, 401, in_tunnel=True)
-    )
+    return matching.first_match(choices, allowed if not otherwise else _refusals(access, otherwise, 401, port))
 
 
-def _refusals(access: Access, reason: str, status: int, *, in_tunnel: bool) -> Choice:
+def _refusals(access: Access, reason: str, status: int, port: int | None = None) -> Choice:
     """How a connection is refused: by a status, or inside the tunnel when the peer says that it can take that."""
     text = _REJECTED + reason if status == 401 else reason
     by_status = _status(text, status)
-    if not in_tunnel:
-        return by_status
     inside = matching.use_route(routes.forward_connect(text, names.RESET))
-    if access.explain_ports:
+    if port in access.explain_ports:
+        inside = _explained(text)
+    elif port is None and access.explain_ports:
         ports = "|".join(map(str, access.explain_ports))
         explained = _explained(text)
         inside = matching.use_matcher(
@@ -208,19 +225,21 @@ def _verdicts(
 ) -> tuple[list[tuple[Term, str]], str]:
     """The policies as cases in order, each with its reason ("" allows), and the reason when none of them holds.
 
-    The same order as `policy.decide.decide`, with the pod's address and the lack of an identity already put in.
+    The same order as `policy.decide.decide`, with the pod's address, its port where that is known beforehand, and the lack of
+    an identity already put in.
     """
+    known = partial(specialise, destination=address, port=port, plaintext=plaintext)
     for key in policies.unknown:
         return [], not_known(key)
     cases: list[tuple[Term, str]] = []
     for policy in policies.deny:
-        term = specialise(policy.condition, destination=address, port=port, plaintext=plaintext)
+        term = known(policy.condition)
         if term == ALWAYS:
             return cases, denied_by(policy.key)
         if term != NEVER:
             cases.append((term, denied_by(policy.key)))
     for policy in policies.allow:
-        term = specialise(policy.condition, destination=address, port=port, plaintext=plaintext)
+        term = known(policy.condition)
         if term == ALWAYS:
             return cases, ""
         if term != NEVER:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tulle.ztunnel.config.access import Access
+from tulle.ztunnel.config.access import Access, Named
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.policy.decide import effective
 from tulle.ztunnel.state.mesh import SCOPED_POLICIES, Key, Mesh, pod_key, policy_key, service_key
@@ -28,25 +28,21 @@ def local_access(mesh: Mesh, pod: LocalPod) -> LocalAccess:
     looked_at.update(policy_key(name) for name in attached)
     policies = effective(pod.namespace, attached, mesh.policies, mesh.scoped_policies())
     explained: set[int] = set()
-    for service, _ in workload.services if workload is not None else ():
-        looked_at.add(service_key(service))
-        explained |= _explained_ports(mesh, service, workload)
+    named: list[Named] = []
+    for key, own in workload.services if workload is not None else ():
+        looked_at.add(service_key(key))
+        service = mesh.services.get(key)
+        if service is not None:
+            targets = service.targets(own)
+            named += [Named(service.hostname, port, target) for port, target in targets.items()]
+            http = {port.service_port for port in service.ports if port.is_http and service.explain_refusals}
+            explained |= {target for port, target in targets.items() if port in http}
     access = Access(
         addresses=workload.addresses if workload is not None else (),
         policies=policies,
-        trust_domain=pod.trust_domain,
         known=workload is not None,
         tunnel=workload.tunnel if workload is not None else None,
         explain_ports=tuple(sorted(explained)),
+        named=tuple(sorted(named)),
     )
     return LocalAccess(access, workload, frozenset(looked_at))
-
-
-def _explained_ports(mesh: Mesh, name: str, workload: Workload | None) -> set[int]:
-    """The workload's ports behind HTTP ports of a service that wants refusals explained."""
-    service = mesh.services.get(name)
-    if service is None or workload is None or not service.explain_refusals:
-        return set()
-    own = {port.service_port: port.target_port for port in workload.ports_of(name) or ()}
-    ports = {own.get(port.service_port) or port.target_port for port in service.ports if port.is_http}
-    return ports - {0}

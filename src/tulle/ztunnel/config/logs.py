@@ -69,7 +69,8 @@ def hbone(pod: LocalPod) -> accesslog_pb2.AccessLog:
 
 def handshake(pod: LocalPod) -> accesslog_pb2.AccessLog:
     """Of TLS connections to a local pod that end, among them those whose peer was not accepted."""
-    return stdout_json({**_inbound(pod, "handshake"), "failure": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"})
+    failure, refused = "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%", "%CONNECTION_TERMINATION_DETAILS%"
+    return stdout_json({**_inbound(pod, "handshake"), "failure": failure, "error": refused})
 
 
 def plaintext(pod: LocalPod, error: str = "") -> accesslog_pb2.AccessLog:

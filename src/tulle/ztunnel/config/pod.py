@@ -13,7 +13,7 @@ from typing import Final
 from envoy.config.core.v3 import address_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 
-from tulle.envoy import filter_state, matching, network, tls
+from tulle.envoy import filter_state, matching, network, svid, tls
 from tulle.envoy.network import Header, Http, Tunnel
 from tulle.envoy.sockets import tcp_address
 from tulle.ztunnel.config import logs, names
@@ -139,7 +139,11 @@ def hbone_listener(pod: LocalPod) -> listener_pb2.Listener:
     chain = listener_components_pb2.FilterChain(
         name="hbone",
         transport_socket=tls.mutual_server(pod.identity, pod.trust_domain),
-        filters=[filter_state.network_filter(filter_state.netns(pod.netns)), http.network_filter()],
+        filters=[
+            filter_state.network_filter(filter_state.netns(pod.netns), after_handshake=svid.FACTS),
+            svid.leaf_of(pod.trust_domain),
+            http.network_filter(),
+        ],
     )
     listener = _listener(pod, "hbone", names.HBONE_PORT)
     listener.access_log.append(logs.handshake(pod))

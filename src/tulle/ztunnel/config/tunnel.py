@@ -18,10 +18,11 @@ ANY_AUTHORITY: Final = r"(?:[0-9.]{7,15}|\[[0-9a-f:.]{2,45}\]):[1-9][0-9]{0,4}"
 _PORT_ASKED_FOR: Final = r"%CEL(re.extract(request.host, '.*:([0-9]+)', '\\1'))%"
 
 
-def way_in(tunnel: AppTunnel | None) -> Choice:
-    """What becomes of a tunnel that policies allow."""
+def way_in(tunnel: AppTunnel | None, where: str = "") -> Choice:
+    """What becomes of a tunnel that policies allow; `where`: it leads there instead of to its authority."""
     if tunnel is None:
-        return matching.use_route(routes.terminate_connect("", names.APP_BY_AUTHORITY))
+        route = routes.terminate_connect("", names.APP_BY_AUTHORITY)
+        return matching.use_route(routes.with_filter_state(route, filter_state.target(where)) if where else route)
     app = filter_state.target(f"127.0.0.1:{tunnel.port or _PORT_ASKED_FOR}")
     if not tunnel.proxy:
         return matching.use_route(

@@ -5,6 +5,7 @@ Only what the data path uses is kept.  Names of the wire are kept too, so that a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
@@ -147,6 +148,12 @@ class Service:
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.hostname}"
+
+    def targets(self, own: Iterable[Port]) -> dict[int, int]:
+        """The port behind each service port at an endpoint that has `own` for its ports; those without one are left out."""
+        of_endpoint = {port.service_port: port.target_port for port in own}
+        found = {port.service_port: of_endpoint.get(port.service_port) or port.target_port for port in self.ports}
+        return {port: target for port, target in found.items() if target}
 
     def port(self, service_port: int) -> Port | None:
         for port in self.ports:

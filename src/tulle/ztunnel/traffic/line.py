@@ -97,7 +97,8 @@ class Line(
     def actual(self) -> str:
         """`address:port` at the far end of the proxy."""
         if self.inbound:
-            return self.asked_for or self.destination
+            by_name = address(self.asked_for) is None
+            return (self.app_remote or self.destination) if by_name else self.asked_for
         return self.asked_for if self.destination.startswith(_INTERNAL) else self.destination
 
     @property

@@ -80,7 +80,7 @@ class TrafficMonitor:
         return self._encode(entry(line, who, "")) if self._log_opened else b""
 
     def _ended(self, line: Line) -> bytes:
-        if line.kind == "handshake" and not line.failure:
+        if line.kind == "handshake" and not line.problem:
             return b""
         connection, reason = self.connections.remove(line)
         who = connection.who if connection is not None else parties(self._configurator, self._network, line)

@@ -51,7 +51,6 @@ def _service_of(mesh: Mesh, workload: Workload | None, target: str) -> Service |
         service = mesh.services.get(key)
         if service is None:
             continue
-        own = {port.service_port: port.target_port for port in ports}
-        if where[1] in {own.get(port.service_port) or port.target_port for port in service.ports}:
+        if where[1] in service.targets(ports).values():
             found.append(service)
     return found[0] if len(found) == 1 else None
