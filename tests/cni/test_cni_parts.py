@@ -86,8 +86,10 @@ def test_every_ruleset_is_accepted_by_nft(wanted: Redirection) -> None:
 
 
 def test_probe_rules_are_accepted_by_nft() -> None:
-    for addresses in ([], ["10.244.0.2"], ["10.244.0.2", "10.244.0.3"]):
-        subprocess.run(["nft", "-c", "-f", "-"], input=host_ruleset(addresses), text=True, check=True)
+    for addresses in ([], ["10.244.0.2"], ["10.244.0.2", "10.244.0.3", "fd00::2"]):
+        subprocess.run(
+            ["nft", "-c", "-f", "-"], input=host_ruleset(addresses, ipv6=bool(addresses)), text=True, check=True
+        )
 
 
 BODY = json.dumps({"namespace": "shop", "name": "a", "uid": "u", "ips": ["10.244.0.2"]})

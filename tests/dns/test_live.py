@@ -41,10 +41,10 @@ class Node:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     heard: list[str] = field(default_factory=list)
 
-    def link(self, kind: socket.SocketKind, pod: Pod) -> socket.socket:
+    def link(self, kind: socket.SocketKind, pod: Pod, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         descriptor = os.open(pod.path, os.O_RDONLY)
         try:
-            made = made_inside(descriptor, partial(socket.socket, socket.AF_INET, kind))
+            made = made_inside(descriptor, partial(socket.socket, family, kind))
         finally:
             os.close(descriptor)
         made.setblocking(False)
@@ -53,7 +53,8 @@ class Node:
     async def ask(self, name: str, kind: str = "A", *, stream: bool = False, whom: str = "") -> DNSRecord:
         query = bytes(DNSRecord.question(name, kind).pack())
         loop = asyncio.get_running_loop()
-        with self.link(socket.SOCK_STREAM if stream else socket.SOCK_DGRAM, self.client) as link:
+        family = socket.AF_INET6 if ":" in whom else socket.AF_INET
+        with self.link(socket.SOCK_STREAM if stream else socket.SOCK_DGRAM, self.client, family) as link:
             async with asyncio.timeout(5):
                 await loop.sock_connect(link, (whom or self.resolver.ip, 53))
                 if not stream:
@@ -127,6 +128,13 @@ async def node(lab: Lab) -> AsyncIterator[Node]:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(partial(Resolver, node.heard), sock=datagrams)
     listening = await asyncio.start_server(by_stream, sock=streams)
+    datagrams6, streams6 = (
+        node.link(kind, node.resolver, socket.AF_INET6) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+    )
+    for link in (datagrams6, streams6):
+        link.bind((node.resolver.ip6, 53))
+    transport6, _ = await loop.create_datagram_endpoint(partial(Resolver, node.heard), sock=datagrams6)
+    listening6 = await asyncio.start_server(by_stream, sock=streams6)
     proxy = DnsProxy(node.world.mesh, PLACE, DnsCounters(node.registry))
     netns = os.open(node.client.path, os.O_RDONLY)
     await proxy.open(LOCAL, netns)
@@ -136,8 +144,8 @@ async def node(lab: Lab) -> AsyncIterator[Node]:
     finally:
         proxy.close_all()
         os.close(netns)
-        transport.close()
-        listening.close()
+        for way_in in (transport, listening, transport6, listening6):
+            way_in.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -161,6 +169,15 @@ async def test_everything_else_is_asked_of_whom_the_pod_asked(node: Node, stream
     assert await node.addresses("api.example.com", kind="TXT", stream=stream) == ["192.0.2.1"]
     if not stream:
         assert node.heard == [f"{name}. from {node.client.ip}" for name in ("www.example.org", "api.example.com")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_resolver_with_an_ipv6_address(node: Node, stream: bool) -> None:
+    assert sorted(await node.addresses("api.example.com", whom="fd00::53", stream=stream)) == ["240.0.0.1", "240.0.0.2"]
+    node.heard.clear()
+    assert await node.addresses("www.example.org", whom=node.resolver.ip6, stream=stream) == ["192.0.2.1"]
+    if not stream:
+        assert node.heard == [f"www.example.org. from {node.client.ip6}"]
 
 
 async def test_another_version_of_address_than_a_service_has_is_no_missing_name(node: Node) -> None:

@@ -16,7 +16,7 @@ SO_ORIGINAL_DST = 80
 def serving(netns: str | Path, address: str, port: int, word: str = "hello") -> Iterator[None]:
     """A TCP server that tells each client ``word``, the client's address, and where the client meant to go."""
     with inside(netns):
-        listener = socket.create_server((address, port), backlog=16)
+        listener = socket.create_server((address, port), backlog=16, family=_family(address))
 
     def serve() -> None:
         while True:
@@ -35,6 +35,10 @@ def serving(netns: str | Path, address: str, port: int, word: str = "hello") -> 
         listener.close()
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def _original(link: socket.socket) -> str:
     try:
         _, port, raw = struct.unpack("!HH4s8x", link.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16))
@@ -46,7 +50,7 @@ def _original(link: socket.socket) -> str:
 def talk(netns: str | Path, address: str, port: int, *, mark: int = 0, source: str = "", timeout: float = 3.0) -> str:
     """What the server at ``address`` says to a client in ``netns``. Raises OSError (ConnectionRefusedError, TimeoutError)."""
     with inside(netns):
-        link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        link = socket.socket(_family(address), socket.SOCK_STREAM)
     with link:
         link.settimeout(timeout)
         if mark:

@@ -45,7 +45,7 @@ async def much(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 
 async def main() -> None:
     for handler, port in ((http, 5000), (echo, 2500), (much, 2600)):
-        await asyncio.start_server(handler, "0.0.0.0", port)
+        await asyncio.start_server(handler, ["0.0.0.0", "::"], port)
     await asyncio.start_server(
         echo, sock=socket.create_server(("::", 2501), family=socket.AF_INET6, dualstack_ipv6=True)
     )

@@ -78,7 +78,7 @@ class FakeIstiod:
             uid=uid,
             name=name,
             namespace=namespace,
-            addresses=[ip_address(ip).packed],
+            addresses=[ip_address(address).packed for address in (ip, *more.pop("also", ()))],
             tunnel_protocol=more.pop("tunnel_protocol", workload_pb2.HBONE),
             service_account=more.pop("service_account", "default"),
             node=more.pop("node", "node1"),

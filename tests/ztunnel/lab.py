@@ -17,6 +17,7 @@ table inet mesh {
     ip saddr 169.254.7.127 accept
     meta mark & 0xfff == 0x539 accept
     ip daddr 127.0.0.0/8 accept
+    ip6 daddr ::1 accept
     meta l4proto tcp tcp dport != 15008 redirect to :15006
   }
   chain output {
@@ -41,6 +42,7 @@ def run(*argv: str, stdin: str | None = None) -> str:
 class Pod:
     netns: str
     ip: str
+    ip6: str = ""
     captured: bool = False
 
     @property
@@ -87,15 +89,17 @@ class Lab:
 
     def add(self, name: str, number: int) -> Pod:
         netns = f"{self.name}-{name}"
-        pod = Pod(netns, f"{self.subnet}.{number}")
+        pod = Pod(netns, f"{self.subnet}.{number}", f"fd00:77::{number}")
         run("ip", "netns", "add", netns)
         run("ip", "-n", self.node, "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", netns)
         run("ip", "-n", self.node, "link", "set", f"v{number}", "master", "br0", "up")
         for argv in (
             ("link", "set", "lo", "up"),
             ("addr", "add", f"{pod.ip}/24", "dev", "eth0"),
+            ("-6", "addr", "add", f"{pod.ip6}/64", "dev", "eth0", "nodad"),
             ("link", "set", "eth0", "up"),
             ("route", "add", "default", "via", f"{self.subnet}.1"),
+            ("-6", "route", "add", "default", "dev", "eth0"),
         ):
             run("ip", "-n", netns, *argv)
         self.pods[name] = pod

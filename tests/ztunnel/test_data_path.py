@@ -12,6 +12,7 @@ import pytest
 from tulle.xds.proto import workload_pb2
 
 from .conftest import needs_root
+from .fake_istiod import plaintext
 from .lab import run
 from .mesh import PORTS, SERVICE, VIP, hello, helloworld
 from .node import Node
@@ -44,6 +45,30 @@ async def test_pod_address(fresh: Node) -> None:
     assert answer.out.startswith("hello-1 got GET /x")
     line = await fresh.eventually(lambda: _line(fresh, "inbound", "10.244.77.10:5000"))
     assert line["src.identity"] == "spiffe://cluster.local/ns/test/sa/default"
+
+
+async def test_ipv6_within_the_mesh_and_out_of_it(fresh: Node) -> None:
+    """By address of a service and of a pod, over tunnels between IPv6 addresses; and in plaintext, in and out."""
+    server, client, stranger = (fresh.lab.pods[name] for name in ("hello-1", "test-1", "out-1"))
+    hello(fresh, also=[server.ip6])
+    fresh.istiod.workload("test-1", "test", client.ip, also=[client.ip6])
+    fresh.istiod.service("hello", "six", "fd00:96::5", {80: 5000})
+    fresh.istiod.workload(
+        "hello-1", "hello", server.ip, also=[server.ip6], services={"hello/six.hello.svc.cluster.local": {80: 5000}}
+    )
+    await fresh.settled()
+    for url in ("http://[fd00:96::5]/x", f"http://[{server.ip6}]:5000/x"):
+        assert (await fresh.curl("test-1", "-g", url)).out.startswith("hello-1 got GET /x")
+        line = await fresh.eventually(lambda: _line(fresh, "inbound", f"[{server.ip6}]:5000"))
+        assert line["src.addr"].startswith(f"[{client.ip6}]:")
+        assert line["src.identity"] == "spiffe://cluster.local/ns/test/sa/default"
+    assert (await fresh.curl("out-1", "-g", f"http://[{server.ip6}]:5000/x")).out.startswith("hello-1 got")
+    assert (await fresh.curl("test-1", "-g", f"http://[{stranger.ip6}]:5000/x")).out.startswith("out-1 got")
+    hello(fresh, also=[server.ip6], authorization_policies=["hello/strict"])
+    fresh.istiod.policy("hello", "strict", "DENY", [[plaintext()]])
+    await fresh.settled()
+    assert (await fresh.curl("out-1", "-g", f"http://[{server.ip6}]:5000/x")).code == 56
+    assert (await fresh.curl("test-1", "-g", f"http://[{server.ip6}]:5000/x")).code == 0
 
 
 async def test_plaintext_both_ways(fresh: Node) -> None:

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tulle.cni.rules import REMOVAL, ROUTE_RULE, ROUTE_TABLE, ROUTES, RULE_PREFERENCE, TABLE, Ruleset
+from tulle.cni.rules import REMOVAL, ROUTE, ROUTE_RULE, ROUTE_TABLE, RULE_PREFERENCE, TABLE, Ruleset
 
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
+#: In a shell inside a namespace: whether it speaks IPv6, and so can have routes of it.
+_HAS_IPV6 = "ip -6 addr show dev lo | grep -q inet6"
 
 
 class NamespaceError(Exception):
@@ -87,18 +89,23 @@ def _processes(proc: Path, uid: str) -> Iterator[Path]:
             yield entry
 
 
+def _routes(ip: str) -> str:
+    return f"{ip} {ROUTE}; {ip} rule show pref {RULE_PREFERENCE} | grep -q . || {ip} rule add {ROUTE_RULE}"
+
+
 async def apply(netns: PodNetns, ruleset: Ruleset) -> None:
     """Put the ruleset and its route in force, atomically replacing an earlier one. Raises NamespaceError."""
-    routes = "; ".join(f"ip {line}" for line in ROUTES)
-    rule = f"ip rule show pref {RULE_PREFERENCE}"
-    script = f"nft -f -; {routes}; {rule} | grep -q . || ip rule add {ROUTE_RULE}"
+    script = f"nft -f -; {_routes('ip')}; if {_HAS_IPV6}; then {_routes('ip -6')}; fi"
     await _inside(netns, ["sh", "-ec", script], ruleset.text)
 
 
 async def remove(netns: PodNetns) -> None:
     """Take the redirection away; harmless when there is none. Raises NamespaceError."""
-    routes = f"ip rule del {ROUTE_RULE} 2>/dev/null || true; ip route flush table {ROUTE_TABLE} 2>/dev/null || true"
-    script = f"nft -f -; {routes}"
+    gone = "; ".join(
+        f"{ip} rule del {ROUTE_RULE} 2>/dev/null || true; {ip} route flush table {ROUTE_TABLE} 2>/dev/null || true"
+        for ip in ("ip", "ip -6")
+    )
+    script = f"nft -f -; {gone}"
     await _inside(netns, ["sh", "-ec", script], REMOVAL)
 
 

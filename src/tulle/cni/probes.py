@@ -10,30 +10,38 @@ import asyncio
 from collections.abc import Iterable
 
 from tulle.cni.netns import run
-from tulle.cni.rules import PROBE_SOURCE
+from tulle.cni.rules import PROBE_SOURCE, PROBE_SOURCE_IPV6
 
 TABLE = "tulle-probes"
 
 
-def host_ruleset(captured: Iterable[str]) -> str:
-    """The table for these pod addresses (IPv4). Only sockets of the node itself are translated, never forwarded
-    packets.
+def host_ruleset(captured: Iterable[str], *, ipv6: bool) -> str:
+    """The tables for these pod addresses. Only sockets of the node itself are translated, never forwarded packets.
+
+    Only with ``ipv6`` there is one for that, because a kernel may not have it.
     """
-    elements = ", ".join(sorted(captured))
-    return f"""add table ip {TABLE}
-delete table ip {TABLE}
-table ip {TABLE} {{
+    addresses = sorted(captured)
+    six = [address for address in addresses if ":" in address]
+    four = [address for address in addresses if ":" not in address]
+    return _table("ip", PROBE_SOURCE, four) + (_table("ip6", PROBE_SOURCE_IPV6, six) if ipv6 else "")
+
+
+def _table(family: str, source: str, captured: list[str]) -> str:
+    elements = ", ".join(captured)
+    return f"""add table {family} {TABLE}
+delete table {family} {TABLE}
+table {family} {TABLE} {{
   set captured {{
-    type ipv4_addr
+    type {"ipv4_addr" if family == "ip" else "ipv6_addr"}
     {f"elements = {{ {elements} }}" if elements else ""}
   }}
   chain guard {{
     type filter hook prerouting priority raw; policy accept;
-    iifname != "lo" ip saddr {PROBE_SOURCE} drop
+    iifname != "lo" {family} saddr {source} drop
   }}
   chain probes {{
     type nat hook postrouting priority 99; policy accept;
-    meta skuid 0-4294967294 meta l4proto tcp ip daddr @captured snat to {PROBE_SOURCE}
+    meta skuid 0-4294967294 meta l4proto tcp {family} daddr @captured snat to {source}
   }}
 }}
 """
@@ -52,7 +60,7 @@ class ProbeAddresses:
 
     async def put(self, uid: str, addresses: Iterable[str]) -> None:
         """Let probes pass to this pod. Raises NamespaceError."""
-        self._by_uid[uid] = frozenset(a for a in addresses if ":" not in a)
+        self._by_uid[uid] = frozenset(addresses)
         await self._sync()
 
     async def drop(self, uid: str) -> None:
@@ -73,5 +81,6 @@ class ProbeAddresses:
                 if f"table ip {TABLE}" in existing.splitlines():
                     return
             if wanted != self._applied:
-                await run(["nft", "-f", "-"], host_ruleset(wanted))
+                ipv6 = any(":" in address for address in wanted | (self._applied or frozenset()))
+                await run(["nft", "-f", "-"], host_ruleset(wanted, ipv6=ipv6))
                 self._applied = wanted

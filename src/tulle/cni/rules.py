@@ -13,16 +13,18 @@ from tulle.cni.enrolment import Redirection
 
 TABLE = "tulle-ambient"
 PROBE_SOURCE = "169.254.7.127"
+PROBE_SOURCE_IPV6 = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
 OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT, DNS_PORT = 15001, 15006, 15008, 15053
 MARK_MASK, ZTUNNEL_MARK, CONNECTION_MARK = 0xFFF, 0x539, 0x111
 ROUTE_TABLE, RULE_PREFERENCE = 100, 32764
 
 # Replies to what ztunnel sends in a client's name carry the connection mark; this brings them to ztunnel's socket.
-ROUTES = (f"route replace local 0.0.0.0/0 dev lo table {ROUTE_TABLE}",)
+ROUTE = f"route replace local default dev lo table {ROUTE_TABLE}"
 ROUTE_RULE = f"fwmark {CONNECTION_MARK:#x}/{MARK_MASK:#x} pref {RULE_PREFERENCE} lookup {ROUTE_TABLE}"
 
 _FROM_ZTUNNEL = f"meta mark & {MARK_MASK:#x} == {ZTUNNEL_MARK:#x}"
 _NOT_FROM_ZTUNNEL = f"meta mark & {MARK_MASK:#x} != {ZTUNNEL_MARK:#x}"
+_NOT_TO_LOOPBACK = ("ip daddr != 127.0.0.0/8", "ip6 daddr != ::1")
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,6 @@ def pod_ruleset(wanted: Redirection) -> Ruleset:
         ),
         ("inbound", "type nat hook prerouting priority dstnat", _inbound(wanted)),
         ("outbound", "type nat hook output priority -100", _outbound(wanted)),
-        ("no-ipv6-in", "type filter hook input priority filter", ('meta nfproto ipv6 iifname != "lo" drop',)),
-        (
-            "no-ipv6-out",
-            "type filter hook output priority filter",
-            (
-                'meta nfproto ipv6 oifname != "lo" meta l4proto tcp reject with tcp reset',
-                'meta nfproto ipv6 oifname != "lo" drop',
-            ),
-        ),
     )
     return Ruleset(chains)
 
@@ -90,15 +83,20 @@ def _inbound(wanted: Redirection) -> tuple[str, ...]:
         rules.append(f'iifname "{link}" meta l4proto tcp redirect to :{OUTBOUND_PORT}')
         rules.append(f'iifname "{link}" accept')
     rules.append(f"ip saddr {PROBE_SOURCE} meta l4proto tcp accept")
+    rules.append(f"ip6 saddr {PROBE_SOURCE_IPV6} meta l4proto tcp accept")
     if wanted.inbound:
-        rules.append(
-            f"ip daddr != 127.0.0.0/8 tcp dport != {HBONE_PORT} {_NOT_FROM_ZTUNNEL} redirect to :{INBOUND_PORT}"
-        )
+        rules += [
+            f"{elsewhere} tcp dport != {HBONE_PORT} {_NOT_FROM_ZTUNNEL} redirect to :{INBOUND_PORT}"
+            for elsewhere in _NOT_TO_LOOPBACK
+        ]
     return tuple(rules)
 
 
 def _outbound(wanted: Redirection) -> tuple[str, ...]:
-    rules = [f"ip daddr {PROBE_SOURCE} meta l4proto tcp accept"]
+    rules = [
+        f"ip daddr {PROBE_SOURCE} meta l4proto tcp accept",
+        f"ip6 daddr {PROBE_SOURCE_IPV6} meta l4proto tcp accept",
+    ]
     if wanted.dns:
         rules += [
             f'oifname != "lo" meta l4proto udp th dport 53 {_NOT_FROM_ZTUNNEL} redirect to :{DNS_PORT}',
@@ -107,7 +105,10 @@ def _outbound(wanted: Redirection) -> tuple[str, ...]:
     rules += [
         f"meta l4proto tcp meta mark & {MARK_MASK:#x} == {CONNECTION_MARK:#x} accept",
         'oifname "lo" accept',
-        f"ip daddr != 127.0.0.0/8 meta l4proto tcp {_NOT_FROM_ZTUNNEL} redirect to :{OUTBOUND_PORT}",
+        *(
+            f"{elsewhere} meta l4proto tcp {_NOT_FROM_ZTUNNEL} redirect to :{OUTBOUND_PORT}"
+            for elsewhere in _NOT_TO_LOOPBACK
+        ),
     ]
     return tuple(rules)
 

@@ -54,16 +54,21 @@ def abortive_close() -> socket_option_pb2.SocketOption:
     )
 
 
-def bind_in_connection_netns(so_mark: int, family_any: str = "0.0.0.0") -> cluster_pb2.Cluster:  # noqa: S104
+def bind_in_connection_netns(so_mark: int) -> cluster_pb2.Cluster:
     """A cluster fragment: upstream sockets carry `so_mark` and open in the netns that the connection's filter state names.
+
+    The source address is any, of the IP version of the endpoint.
 
     See `filter_state.NETNS`.  Merge it into a cluster with `MergeFrom`.
     """
     fragment = cluster_pb2.Cluster()
     bind = fragment.upstream_bind_config
-    bind.source_address.address = family_any
+    bind.source_address.address = "0.0.0.0"  # noqa: S104 (source address: any)
     bind.source_address.port_value = 0
     bind.socket_options.append(mark(so_mark))
+    other = bind.extra_source_addresses.add()
+    other.address.address = "::"
+    other.address.port_value = 0
     selector: extension_pb2.TypedExtensionConfig = extension(
         "envoy.upstream.local_address_selector.filter_state_override", config_pb2.Config()
     )

@@ -16,6 +16,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,15 @@ class NetnsDirectory:
         """Remove the link, then close the descriptor."""
         Path(held.path).unlink(missing_ok=True)
         os.close(held.descriptor)
+
+
+def has_ipv6(netns: int) -> bool:
+    """Whether the namespace of the descriptor speaks IPv6: its loopback has that address then."""
+    try:
+        made_inside(netns, partial(socket.create_server, ("::1", 0), family=socket.AF_INET6)).close()
+    except OSError:
+        return False
+    return True
 
 
 def made_inside(netns: int, make: Callable[[], socket.socket]) -> socket.socket:

@@ -19,7 +19,7 @@ import structlog
 
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.configurator import Configurator
-from tulle.ztunnel.netns import HeldNetns, NetnsDirectory
+from tulle.ztunnel.netns import HeldNetns, NetnsDirectory, has_ipv6
 
 _log = structlog.get_logger("tulle.ztunnel")
 
@@ -111,7 +111,9 @@ class LocalPods:
         before = self._held.get(uid)
         held = self._directory.hold(uid, descriptor)
         service_account = info.service_account or "default"
-        pod = LocalPod(uid, info.name, info.namespace, service_account, held.path, self._trust_domain)
+        pod = LocalPod(
+            uid, info.name, info.namespace, service_account, held.path, self._trust_domain, has_ipv6(descriptor)
+        )
         self._certificates.want(pod.identity)
         old = self._configurator.pods.get(uid)
         self._held[uid] = held

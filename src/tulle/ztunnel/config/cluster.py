@@ -70,13 +70,12 @@ def _cluster(
         for identities, label in labels.items()
     ]
     facts = (("service", destination.service), ("reason", destination.reason))
-    anywhere = "::" if target.address.version == 6 else "0.0.0.0"  # noqa: S104 (source address: any)
     tunnels = any(labels_of for labels_of in labels)
     return static_cluster(
         target.cluster,
         priorities,
         transports=transports,
         http2=True,
-        fragment=bind_in_connection_netns(MARK, anywhere) if tunnels else None,
+        fragment=bind_in_connection_netns(MARK) if tunnels else None,
         metadata=tuple((key, value) for key, value in facts if value),
     )

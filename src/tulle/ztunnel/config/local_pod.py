@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LocalPod:
-    """A pod that the node agent handed over.  `netns`: a path that Envoy can open; never used for another pod."""
+    """A pod that the node agent handed over.  `netns`: a path that Envoy can open; never used for another pod.
+
+    `ipv6`: it speaks IPv6 besides IPv4, so that it needs listeners for both.
+    """
 
     uid: str
     name: str
@@ -15,6 +18,7 @@ class LocalPod:
     service_account: str
     netns: str
     trust_domain: str
+    ipv6: bool = False
 
     @property
     def identity(self) -> str:

@@ -159,6 +159,9 @@ def _reset_chain(name: str) -> listener_components_pb2.FilterChain:
 
 def _listener(pod: LocalPod, kind: str, port: int) -> listener_pb2.Listener:
     address: address_pb2.Address = tcp_address("0.0.0.0", port, pod.netns)  # noqa: S104 (inside the pod)
-    return listener_pb2.Listener(
+    listener = listener_pb2.Listener(
         name=names.listener(pod.uid, kind), address=address, stat_prefix=kind, ignore_global_conn_limit=True
     )
+    if pod.ipv6:
+        listener.additional_addresses.add(address=tcp_address("::", port, pod.netns))
+    return listener
