@@ -59,7 +59,7 @@ def plug_in(mesh: Mesh, signer: Issuer, *trusted: Issuer) -> None:
     )
     mesh.ok("kubectl rollout restart -n istio-system deployment/istiod")
     mesh.ok("kubectl rollout status -n istio-system deployment/istiod --timeout=60s")
-    for _ in range(5):
+    for _ in range(2):
         mesh.settles(FROM_TEST, OK)
     mesh.settles(OF_ISTIOD, Outcome(0, str(len(trusted))))
 

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from envoy.config.core.v3 import base_pb2
 
+import tulle
 from tulle.istiod.app import Istiod
 from tulle.istiod.waypoint_source import TYPES
 from tulle.kube.client import Client
@@ -230,7 +231,11 @@ async def test_http(client: Client, namespace: str, run_istiod: RunIstiod) -> No
         async with session.get(f"{base}/ready") as answer:
             assert answer.status == 200
         async with session.get(f"{base}/metrics") as answer:
-            assert "pilot_xds 0.0" in await answer.text()
+            told = await answer.text()
+            assert "pilot_xds 0.0" in told
+            assert "citadel_server_csr_count 0.0" in told
+        async with session.get(f"http://127.0.0.1:{istiod.ports['metrics']}/version") as answer:
+            assert await answer.text() == tulle.__version__
         async with session.get(f"{base}/debug/syncz") as answer:
             page = await answer.json()
             assert (page["controlPlane"]["id"], page["resources"]) == ("istiod-0", [])

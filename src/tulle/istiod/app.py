@@ -190,7 +190,7 @@ class Istiod:
             authenticator,
             pods,
             trusted=self._trusted,
-            on_result=lambda result: self.metrics.certificates.labels(result).inc(),
+            on_result=self.metrics.certificate,
         )
         inspection = Inspection(self._settings.namespace, lambda: self.connections)
         access = Access(self.index, self.publisher, self._trusted, inspection, lambda: self._election.leading)
@@ -230,6 +230,7 @@ class Istiod:
         self.metrics.flushes.observe(time.perf_counter() - started)
         for kind, table in (("workload", self.index.workloads), ("service", self.index.services)):
             self.metrics.objects.labels(kind).set(len(table))
+        self.metrics.services.set(len(self.index.services))
 
     def _settings_changed(self, delta: Delta, trust_domain: str) -> None:
         """Everything but the trust domain takes effect at once; every identity hangs on that one, so it takes a new start."""

@@ -42,4 +42,5 @@ class HttpServer:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _version(self, _: web.Request) -> web.Response:
-        return web.Response(text=f"{tulle.__version__}\n")
+        """As istioctl reads it: nothing but the version."""
+        return web.Response(text=tulle.__version__)
