@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tulle.xds.proto import workload_pb2
 from tulle.ztunnel.config.access import Access
 from tulle.ztunnel.config.destination import Here
 from tulle.ztunnel.config.local_access import LocalAccess
@@ -21,8 +22,9 @@ from tulle.ztunnel.policy.convert import Policy, Scope
 from tulle.ztunnel.policy.decide import Effective, decide
 from tulle.ztunnel.policy.terms import Constant, IdentityMatches, Peer
 from tulle.ztunnel.traffic import metrics as metrics_module
+from tulle.ztunnel.traffic.flow import Flow
 from tulle.ztunnel.traffic.line import Line, address, split
-from tulle.ztunnel.traffic.metrics import LABELS, Metrics
+from tulle.ztunnel.traffic.metrics import LABELS, Ended, Metrics, Opened
 from tulle.ztunnel.traffic.monitor import TrafficMonitor
 from tulle.ztunnel.traffic.parties import Parties
 from tulle.ztunnel.traffic.sockets import Ends, destroy
@@ -77,12 +79,15 @@ def test_a_pod_whose_record_is_gone_keeps_what_it_has() -> None:
     assert objection(access(deny=[A], known=False), Peer(A, HERE, POD, 80), patient=False) == ""
 
 
+FLOWS = {
+    who: Flow(True, "o", "a", "HBONE", Parties(None, None, None), (), Opened(), Ended(), Peer(who, HERE, POD, 80))
+    for who in (A, B)
+}
+
+
 def connection(identity: str, port: int = 1) -> Connection:
-    ends = Ends(("10.0.0.2", 80), ("10.0.0.2", port))
     key = ("uid", f"10.0.0.2:{port}", "10.0.0.2:80")
-    return Connection(
-        key, True, "s", "o", "a", "HBONE", Parties(None, None, None), (), Peer(identity, HERE, POD, 80), ends
-    )
+    return Connection(key, "s", FLOWS[identity])
 
 
 async def test_the_watch_closes_once_and_only_what_is_forbidden() -> None:
@@ -163,10 +168,41 @@ def test_the_number_of_series_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(metrics_module, "MAX_SERIES", 5)
     counted = Metrics()
     for number in range(50):
-        counted.connection_opened((str(number), *LABELS[1:]))
+        counted.opened((str(number), *LABELS[1:])).connections += 1
     opened = [text for text in counted.render().splitlines() if text.startswith("istio_tcp_connections_opened_total{")]
     assert len(opened) == 6
     assert any('reporter="unknown"' in text and text.endswith(" 45.0") for text in opened)
+
+
+def test_what_is_known_of_a_connection_follows_the_mesh() -> None:
+    configurator = Configurator(Here(), 1)
+    monitor = TrafficMonitor(configurator, "", lambda _: None, lambda _: None)
+    opened = b'{"type":"TcpUpstreamConnected","kind":"plaintext","pod":"u","src.addr":"10.0.0.1:%d","app_local":"%d"}'
+    monitor.lines([opened % (1, 1), opened % (2, 2)])
+    record = workload_pb2.Workload(uid="w", name="w", namespace="n", addresses=[HERE.packed])
+    configurator.apply_addresses({"w": workload_pb2.Address(workload=record).SerializeToString()}, [])
+    monitor.lines([opened % (3, 3)])
+    first, second, third = monitor.connections.of("u")
+    assert first.flow is second.flow
+    assert first.flow.who.source is None
+    assert third.flow.who.source is not None
+    counted = [text for text in monitor.metrics.render().splitlines() if "connections_opened_total{" in text]
+    assert sorted(text.rpartition(" ")[2] for text in counted) == ["1.0", "2.0"]
+
+
+def test_a_connection_that_was_refused_is_counted_as_opened_closed_and_failed() -> None:
+    monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, lambda _: None)
+    monitor.lines([b'{"type":"TcpConnectionEnd","kind":"outbound","pod":"u","response_flags":"UF","bytes_recv":3}'])
+    text = monitor.metrics.render()
+    for name, value in (
+        ("connections_opened", 1),
+        ("connections_closed", 1),
+        ("connections_failed", 1),
+        ("received_bytes", 3),
+    ):
+        (line,) = [one for one in text.splitlines() if one.startswith(f"istio_tcp_{name}_total{{")]
+        assert line.endswith(f" {value}.0")
+        assert ('response_flags="CONNECT"' in line) == (name != "connections_opened")
 
 
 def test_lines_that_cannot_be_read_stop_nothing() -> None:

@@ -68,6 +68,7 @@ class Waypoint:
             admin=admin,
             options=EnvoyOptions(stop_grace=settings.drain_seconds + 1, flush_seconds=_FLUSH_SECONDS),
             on_log=_forward,
+            on_stdout=_pass_on,
             name="waypoint-envoy",
         )
         self._synced = False
@@ -170,6 +171,12 @@ def _refused_by_envoy(_node: ClientNode, rejection: Rejection) -> None:
 
 
 def _forward(line: str) -> None:
-    """Envoy's access log and its own messages are the waypoint's log, line for line."""
+    """Envoy's own messages are the waypoint's log, line for line."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def _pass_on(lines: list[bytes]) -> None:
+    """So is its access log, as it comes: many lines at a time, and none of them read here."""
+    sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
+    sys.stdout.buffer.flush()

@@ -35,10 +35,11 @@ MAX_STRAY: Final = 1024
 
 
 class Configurator:
-    """The state of one node proxy and the resources derived from it."""
+    """The state of one node proxy and the resources derived from it.  `version` grows with every change of either input."""
 
     def __init__(self, here: Here, sink_port: int) -> None:
         self.mesh = Mesh()
+        self.version = 0
         self.pods: dict[str, LocalPod] = {}
         self.listeners = ResourceMap(types.LISTENER)
         self.routes = ResourceMap(types.ROUTES)
@@ -83,6 +84,7 @@ class Configurator:
         self._follow(touched)
 
     def _follow(self, touched: frozenset[Key]) -> None:
+        self.version += 1
         if self._cover(touched):
             for pod in self.pods.values():
                 self._write_outbound(pod)
@@ -105,6 +107,7 @@ class Configurator:
 
     def add_pod(self, pod: LocalPod) -> None:
         """Configure a pod, or configure it anew if the same uid comes with another namespace."""
+        self.version += 1
         self.pods[pod.uid] = pod
         self._write_access(pod)
         self._write_outbound(pod)
@@ -113,6 +116,7 @@ class Configurator:
 
     def remove_pod(self, uid: str) -> None:
         """Forget a pod.  Raises KeyError for one that is not there."""
+        self.version += 1
         del self.pods[uid]
         del self.access[uid]
         self._looked_at.forget(uid)

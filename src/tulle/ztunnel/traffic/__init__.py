@@ -4,5 +4,5 @@ Envoy writes a line when a connection opens and when it ends (`config.logs`); no
 these lines come the table of open connections, the access log and the metrics.  A change of policy holds for new
 connections by Envoy's configuration; open ones that it forbids are found in the table and closed by the kernel.
 
-Reading order: `line`, `table`, `parties`, `verdict`, `watch`, `sockets`, `entry`, `metrics`, `monitor`.
+Reading order: `line`, `parties`, `metrics`, `flow`, `table`, `verdict`, `watch`, `sockets`, `entry`, `monitor`.
 """

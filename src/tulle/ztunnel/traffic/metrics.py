@@ -6,10 +6,13 @@ the number of combinations has a limit, beyond which connections are counted wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 import tulle
 from tulle.ztunnel.dns.counters import DnsCounters
@@ -46,67 +49,78 @@ _ALL: Final = (*LABELS, "response_flags")
 _OVERFLOW: Final = tuple(_UNKNOWN for _ in LABELS)
 
 
-class _Series:
-    """The counters of one combination at the end of connections, looked up once."""
+@dataclass(slots=True, eq=False)
+class Opened:
+    """The counter of one combination when connections open."""
 
-    def __init__(self, metrics: Metrics, values: tuple[str, ...]) -> None:
-        self.closed = metrics.closed.labels(*values)
-        self.received = metrics.received.labels(*values)
-        self.sent = metrics.sent.labels(*values)
+    connections: int = 0
 
 
-class Metrics:
-    """Counters of connections, and of messages of istiod."""
+@dataclass(slots=True, eq=False)
+class Ended:
+    """The counters of one combination when connections end; `failed` counts those that failed or were refused."""
+
+    closed: int = 0
+    received: int = 0
+    sent: int = 0
+    failed: int = 0
+
+
+class Metrics(Collector):
+    """Counters of connections, and of messages of istiod.
+
+    Those of connections are plain numbers, which whoever counts adds to, and become metrics when somebody asks.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.opened = self._counter("tcp_connections_opened", "TCP connections opened.", _ALL)
-        self.closed = self._counter("tcp_connections_closed", "TCP connections closed.", _ALL)
-        self.received = self._counter("tcp_received_bytes", "Bytes of requests of TCP connections.", _ALL)
-        self.sent = self._counter("tcp_sent_bytes", "Bytes of responses of TCP connections.", _ALL)
-        self.failed = self._counter("tcp_connections_failed", "TCP connections that failed or were refused.", _ALL)
+        self._registry.register(self)
+        self.dns = DnsCounters(self._registry)
         self._messages = self._counter("xds_message", "xDS responses received.", ("url",))
         self._message_bytes = self._counter("xds_message_bytes", "Bytes of resources received by xDS.", ("url",))
-        self.dns = DnsCounters(self._registry)
-        self._series: dict[tuple[str, ...], _Series] = {}
-        self._opened: dict[tuple[str, ...], Counter] = {}
+        self._ended: dict[tuple[str, ...], Ended] = {}
+        self._opened: dict[tuple[str, ...], Opened] = {}
         build = Gauge("istio_build", "Version of the proxy.", ("component", "tag"), registry=self._registry)
         build.labels("ztunnel", tulle.__version__).set(1)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(f"istio_{name}", text, labels, registry=self._registry)
 
-    def connection_opened(self, labels: tuple[str, ...]) -> None:
-        values = _bounded(self._opened, labels, "-")
-        counter = self._opened.get(values)
-        if counter is None:
-            counter = self._opened[values] = self.opened.labels(*values)
-        counter.inc()
+    def opened(self, labels: tuple[str, ...]) -> Opened:
+        """What counts the connections of these labels that open."""
+        return self._opened.setdefault(_bounded(self._opened, labels, "-"), Opened())
 
-    def connection_closed(self, labels: tuple[str, ...], line: Line, flag: str) -> None:
-        """A connection ended; `flag` other than "-" says why it failed."""
-        series = self._of(labels, flag)
-        series.closed.inc()
-        series.received.inc(line.bytes_recv)
-        series.sent.inc(line.bytes_sent)
-
-    def connection_failed(self, labels: tuple[str, ...], flag: str) -> None:
-        self.failed.labels(*_bounded(self._series, labels, flag)).inc()
+    def ended(self, labels: tuple[str, ...], flag: str) -> Ended:
+        """What counts those that end; `flag` other than "-" says why they failed."""
+        return self._ended.setdefault(_bounded(self._ended, labels, flag), Ended())
 
     def xds_message(self, type_url: str, size: int) -> None:
         self._messages.labels(type_url).inc()
         self._message_bytes.labels(type_url).inc(size)
 
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counters of connections as metrics; called by the registry."""
+        opened = {labels: counts.connections for labels, counts in self._opened.items() if counts.connections}
+        ended = {labels: counts for labels, counts in self._ended.items() if counts.closed}
+        failed = {labels: counts.failed for labels, counts in ended.items() if counts.failed}
+        yield _family("tcp_connections_opened", "TCP connections opened.", opened)
+        yield _family("tcp_connections_closed", "TCP connections closed.", {k: ended[k].closed for k in ended})
+        yield _family(
+            "tcp_received_bytes", "Bytes of requests of TCP connections.", {k: ended[k].received for k in ended}
+        )
+        yield _family("tcp_sent_bytes", "Bytes of responses of TCP connections.", {k: ended[k].sent for k in ended})
+        yield _family("tcp_connections_failed", "TCP connections that failed or were refused.", failed)
+
     def render(self) -> str:
         """Prometheus' text format."""
         return generate_latest(self._registry).decode()
 
-    def _of(self, labels: tuple[str, ...], flag: str) -> _Series:
-        values = _bounded(self._series, labels, flag)
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = _Series(self, values)
-        return series
+
+def _family(name: str, text: str, values: Mapping[tuple[str, ...], int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"istio_{name}", text, labels=_ALL)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
 
 
 def _bounded(known: Mapping[tuple[str, ...], object], labels: tuple[str, ...], flag: str) -> tuple[str, ...]:

@@ -8,12 +8,11 @@ import msgspec
 import structlog
 
 from tulle.ztunnel.configurator import Configurator
-from tulle.ztunnel.policy.terms import Peer
 from tulle.ztunnel.traffic.entry import entry
-from tulle.ztunnel.traffic.line import Line, address, split
-from tulle.ztunnel.traffic.metrics import Metrics, labels_of
-from tulle.ztunnel.traffic.parties import Parties, parties
-from tulle.ztunnel.traffic.sockets import Ends, destroy
+from tulle.ztunnel.traffic.flow import Flow, Flows
+from tulle.ztunnel.traffic.line import Line
+from tulle.ztunnel.traffic.metrics import Ended, Metrics
+from tulle.ztunnel.traffic.sockets import destroy
 from tulle.ztunnel.traffic.table import Connection, OpenConnections
 from tulle.ztunnel.traffic.watch import PolicyWatch
 
@@ -37,8 +36,7 @@ class TrafficMonitor:
     ) -> None:
         self.connections = OpenConnections()
         self.metrics = Metrics()
-        self._configurator = configurator
-        self._network = network
+        self._flows = Flows(configurator, network, self.metrics)
         self._netns = netns
         self._write = write
         self._log_opened = log_opened
@@ -72,50 +70,35 @@ class TrafficMonitor:
     def _opened(self, line: Line) -> bytes:
         if line.refused:
             return b""
-        who = parties(self._configurator, self._network, line)
-        connection = _connection(line, who)
+        flow = self._flows.of(line)
+        connection = Connection(line.key, line.source, flow)
         self.connections.add(connection)
-        self.metrics.connection_opened(connection.labels)
+        flow.opened.connections += 1
         self._watch.opened(connection)
-        return self._encode(entry(line, who, "")) if self._log_opened else b""
+        return self._encode(entry(line, flow.who, "")) if self._log_opened else b""
 
     def _ended(self, line: Line) -> bytes:
         if line.kind == "handshake" and not line.problem:
             return b""
         connection, reason = self.connections.remove(line)
-        who = connection.who if connection is not None else parties(self._configurator, self._network, line)
-        self._count(line, who, connection)
-        problem = reason if connection is not None else line.problem
-        return self._encode(entry(line, who, problem))
+        if connection is not None:
+            flow, counts, problem = connection.flow, connection.flow.ended, reason
+        else:
+            flow, counts, problem = self._never_opened(line)
+        counts.closed += 1
+        counts.received += line.bytes_recv
+        counts.sent += line.bytes_sent
+        return self._encode(entry(line, flow.who, problem))
 
-    def _count(self, line: Line, who: Parties, connection: Connection | None) -> None:
-        labels = connection.labels if connection is not None else labels_of(line, who)
-        flag = "-" if connection is not None else line.failure_flag
-        if connection is None:
-            self.metrics.connection_opened(labels)
-        self.metrics.connection_closed(labels, line, flag)
-        if flag != "-":
-            self.metrics.connection_failed(labels, flag)
+    def _never_opened(self, line: Line) -> tuple[Flow, Ended, str]:
+        """What is known of a connection that failed or was refused, counted as such."""
+        flow, flag = self._flows.of(line), line.failure_flag
+        flow.opened.connections += 1
+        counts = self.metrics.ended(flow.labels, flag)
+        counts.failed += flag != "-"
+        return flow, counts, line.problem
 
     def _close(self, pod: str, connections: Sequence[Connection]) -> None:
         netns = self._netns(pod)
         if netns is not None:
             destroy(netns, [connection.ends for connection in connections if connection.ends is not None])
-
-
-def _connection(line: Line, who: Parties) -> Connection:
-    original = line.asked_for or line.destination if line.inbound else line.original
-    protocol = "HBONE" if line.tunnelled else "TCP"
-    peer, ends = _app_side(line) if line.inbound else (None, None)
-    labels = labels_of(line, who)
-    return Connection(line.key, line.inbound, line.source, original, line.actual, protocol, who, labels, peer, ends)
-
-
-def _app_side(line: Line) -> tuple[Peer, Ends] | tuple[None, None]:
-    """What policies and the kernel need to know of an inbound connection."""
-    source, destination = address(line.source), address(line.app_remote)
-    local, remote = split(line.app_local), split(line.app_remote)
-    if source is None or destination is None or local is None or remote is None:
-        return None, None
-    # The app's end is closed, so that Envoy sees a reset and passes a reset on: cut off must not look like complete.
-    return Peer(line.source_identity or None, source, destination, remote[1]), Ends(remote, local)

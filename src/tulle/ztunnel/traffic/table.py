@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tulle.ztunnel.policy.terms import Peer
-from tulle.ztunnel.traffic.line import Line
-from tulle.ztunnel.traffic.parties import Parties
+import msgspec
+
+from tulle.ztunnel.traffic.flow import Flow
+from tulle.ztunnel.traffic.line import Line, split
 from tulle.ztunnel.traffic.sockets import Ends
 
 Key: TypeAlias = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """One connection of a pod.  `peer` and `ends` (the connection to the app) are there for inbound ones only.
-
-    `who` and `labels` (the values of the metrics' labels) are as they were when it opened.
-    """
+class Connection(msgspec.Struct, frozen=True):
+    """One connection of a pod; `key` is that of the lines about it."""
 
     key: Key
-    inbound: bool
     source: str
-    original: str
-    actual: str
-    protocol: str
-    who: Parties
-    labels: tuple[str, ...]
-    peer: Peer | None = None
-    ends: Ends | None = None
+    flow: Flow
 
     @property
     def pod(self) -> str:
         return self.key[0]
 
+    @property
+    def ends(self) -> Ends | None:
+        """The connection to the app, of an inbound one.
+
+        The app's end is closed, so that Envoy sees a reset and passes a reset on: cut off must not look like complete.
+        """
+        local, remote = split(self.key[1]), split(self.key[2])
+        if not self.flow.inbound or local is None or remote is None:
+            return None
+        return Ends(remote, local)
+
     def dump(self) -> dict[str, Any]:
         """As tools read it from `/config_dump`."""
         return {
             "src": self.source,
-            "originalDst": self.original,
-            "actualDst": self.actual,
-            "protocol": self.protocol,
+            "originalDst": self.flow.original,
+            "actualDst": self.flow.actual,
+            "protocol": self.flow.protocol,
         }
 
 
@@ -74,7 +74,7 @@ class OpenConnections:
 
     def inbound(self, pod: str) -> list[Connection]:
         """The open inbound connections of a pod that nobody has closed yet."""
-        return [c for c in self.of(pod) if c.inbound and c.key not in self._closing]
+        return [c for c in self.of(pod) if c.flow.inbound and c.key not in self._closing]
 
     def of(self, pod: str) -> Iterator[Connection]:
         return iter(self._by_pod.get(pod, {}).values())
@@ -90,6 +90,6 @@ class OpenConnections:
     def dump(self, pod: str) -> dict[str, list[dict[str, Any]]]:
         """A pod's connections as tools read them from `/config_dump`."""
         return {
-            "inbound": [c.dump() for c in self.of(pod) if c.inbound],
-            "outbound": [c.dump() for c in self.of(pod) if not c.inbound],
+            "inbound": [c.dump() for c in self.of(pod) if c.flow.inbound],
+            "outbound": [c.dump() for c in self.of(pod) if not c.flow.inbound],
         }

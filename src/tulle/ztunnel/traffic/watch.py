@@ -45,9 +45,13 @@ class PolicyWatch:
 
     def opened(self, connection: Connection) -> None:
         """A connection was opened; by the time this is known its policies may have changed."""
-        found = self._access.get(connection.pod)
-        if found is not None and connection.peer is not None and objection(found.access, connection.peer, patient=True):
+        found, flow = self._access.get(connection.pod), connection.flow
+        if found is None or flow.peer is None or flow.passed is found.access:
+            return
+        if objection(found.access, flow.peer, patient=True):
             self.changed(connection.pod)
+        else:
+            flow.passed = found.access
 
     @property
     def pending(self) -> bool:
@@ -70,7 +74,8 @@ class PolicyWatch:
             return
         refused = []
         for connection in self._connections.inbound(pod):
-            reason = objection(found.access, connection.peer, patient=patient) if connection.peer is not None else ""
+            peer = connection.flow.peer
+            reason = objection(found.access, peer, patient=patient) if peer is not None else ""
             if reason:
                 refused.append(connection)
                 self._connections.closing(connection, f"{CLOSED}: {reason}")
