@@ -122,7 +122,7 @@ def rules_of(
 ) -> PolicyRules:
     """What a waypoint enforces: policies, for HTTP and for opaque ports, and the tokens that count."""
     found = tuple(policies)
-    authorizer, problem = _authorizer(found, settings)
+    authorizer, problem = authorizer_for(found, settings)
     return PolicyRules(
         _actions(http_filters(found, settings, _INPUTS)),
         _actions(tcp_filters(found, settings, _INPUTS)),
@@ -152,7 +152,7 @@ def _tokens(policy: RequestAuthentication, keys: Keys) -> Iterable[TokenView]:
         yield TokenView(f"{policy.meta}/spec.jwtRules[{index}]", rule, keys(rule))
 
 
-def _authorizer(policies: Iterable[AuthorizationPolicy], settings: MeshSettings) -> tuple[str, str]:
+def authorizer_for(policies: Iterable[AuthorizationPolicy], settings: MeshSettings) -> tuple[str, str]:
     """The one extension provider that CUSTOM policies name; "" and the reason when there is none to ask (spec C4)."""
     wanted = sorted({one.provider for one in policies if one.action is Action.CUSTOM and not one.dry_run})
     if not wanted:

@@ -8,7 +8,7 @@ ztunnel, so that it can be held against both.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from .evaluation import CompiledPolicy, Dialect, Facts, PolicyTrace
@@ -63,15 +63,18 @@ class Decision:
         return self.hops[-1].reason
 
 
-def decide(policies: PolicySet, request: Request) -> Decision:
-    """Decide one request. A plaintext client is never sent through a waypoint (D5)."""
+def decide(policies: PolicySet, request: Request, allowing: Collection[str] = ()) -> Decision:
+    """Decide one request. A plaintext client is never sent through a waypoint (D5).
+
+    ``allowing`` names external authorizers that are taken to allow whatever they are asked about.
+    """
     settings = policies.settings
     gate = gate_for(policies, request)
     waypoint = gate.waypoint
     hops: list[Hop] = []
     notes: list[str] = []
     if waypoint is not None:
-        hop = _at_waypoint(gate, request, settings, waypoint, notes)
+        hop = _at_waypoint(gate, request, settings, notes, allowing)
         hops.append(hop)
         if not hop.allowed:
             tls = hop.decided_by is None and not hop.policies
@@ -99,12 +102,16 @@ def _refused_at_ztunnel(
 # -- the waypoint ----------------------------------------------------------------------------------------------------
 
 
-def _at_waypoint(gate: Gate, request: Request, settings: MeshSettings, waypoint: WaypointView, notes: list[str]) -> Hop:
-    where = f"waypoint {waypoint.key}"
+def _at_waypoint(
+    gate: Gate, request: Request, settings: MeshSettings, notes: list[str], allowing: Collection[str]
+) -> Hop:
+    assert gate.waypoint is not None
+    where = f"waypoint {gate.waypoint.key}"
     if request.client is not None and request.client.trust_domain not in settings.trust_domains:
         return Hop(where, False, _foreign(where, request.client, settings.trust_domains))
     facts = waypoint_facts(request, settings.path_normalization)
-    traced = (gate.tcp if request.http is None else gate.http).trace(facts)
+    found = (gate.tcp if request.http is None else gate.http).trace(facts)
+    traced = [(policy, trace) for policy, trace in found if policy.provider not in allowing]
     _note_settings(traced, facts, settings, notes)
     return _verdict(where, traced, "for this Service")
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tulle.cli import console
-from tulle.cli.explain import documents, live, render
+from tulle.cli.explain import authorizers, documents, live, render
 from tulle.cli.explain.documents import InputError
 from tulle.cli.explain.report import explain
 from tulle.cli.explain.route import Ask
@@ -28,6 +28,12 @@ Files = Annotated[
 ]
 Profile = Annotated[
     str, typer.Option("--profile", help="with -f: settings if the files have no mesh configuration: lesson or istio")
+]
+Authorizers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--authorizer", help="NAME=allow or NAME=deny: assume an external authorizer's answer (may be repeated)"
+    ),
 ]
 IstioNamespace = Annotated[str, typer.Option("--istioNamespace", "-i", help="istiod's namespace")]
 _METHOD_NOTE = "HTTP method, e.g. GET; - for a port that is not HTTP"
@@ -60,8 +66,9 @@ def explain_(
     file: Files = None,
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="`Name: value` (may be repeated)")] = None,
     jwt: Annotated[str, typer.Option("--jwt", help="bearer token of the request")] = "",
+    authorizer: Authorizers = None,
     output: Annotated[str, typer.Option("--output", "-o", help="table, json or yaml")] = "table",
-    check: Annotated[bool, typer.Option("--check", help=f"exit code {REFUSED} if the request is refused")] = False,
+    check: Annotated[bool, typer.Option("--check", help=f"exit code {REFUSED} unless the request is allowed")] = False,
     profile: Profile = "",
     istio_namespace: IstioNamespace = "istio-system",
     kubeconfig: Kubeconfig = None,
@@ -74,7 +81,8 @@ def explain_(
     where = namespace or ("default" if file else default_namespace(kubeconfig, context))
     address = f"tcp://{url}" if method == "-" and "://" not in url else url
     try:
-        report = explain(world, Ask(client, where, method, address, _headers(header or ()), jwt, time.time()))
+        answers = authorizers.read(authorizer or [], world.settings)
+        report = explain(world, Ask(client, where, method, address, _headers(header or ()), jwt, time.time(), answers))
     except InputError as error:
         console.fail(str(error))
     if output == "table":

@@ -30,6 +30,8 @@ CLUSTER_SCOPED = frozenset(
         "StorageClass",
     }
 )
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML has it, which reads a folder of manifests ten times as fast."""
 _NAMESPACE = re.compile(r"([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)=(.+)", re.DOTALL)
 
 
@@ -103,7 +105,7 @@ def _files(path: Path) -> Iterable[Path]:
 
 def _documents(source: str, text: str, namespace: str) -> Iterator[Document]:
     try:
-        values = list(yaml.safe_load_all(text))
+        values = list(yaml.load_all(text, _LOADER))
     except yaml.YAMLError as error:
         raise InputError(f"{source}: this is no YAML: {' '.join(str(error).split())}") from error
     for position, value in enumerate(values):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tulle.cli.explain import places, route, tokens
+from tulle.cli.explain.authorizers import Answers, Consultation, consultation
 from tulle.cli.explain.places import Client, Sort, Target
 from tulle.cli.explain.route import Ask, Leg, Way
 from tulle.cli.explain.world import World
@@ -16,10 +17,10 @@ from tulle.security.model import Action
 
 @dataclass(frozen=True)
 class Seen:
-    """What the client sees (D6). `curl` is curl's exit code, None where HTTP is not spoken."""
+    """What the client sees (D6). `curl` is curl's exit code, None where it cannot be foretold."""
 
     code: str
-    curl: int
+    curl: int | None
     text: str
 
 
@@ -33,6 +34,7 @@ _SEEN: Mapping[str, Seen] = {
     "refused": Seen("refused", 7, "curl: (7) Failed to connect: Connection refused"),
     "unresolved": Seen("unresolved", 6, "curl: (6) Could not resolve host"),
 }
+UNDECIDED = "undecided"
 _OUTCOMES: Mapping[Outcome, str] = {
     Outcome.ALLOWED: "200",
     Outcome.FORBIDDEN: "403",
@@ -48,10 +50,17 @@ class Fate:
     leg: Leg
     decision: Decision
     code: str
+    asks: Consultation | None = None
+    """The external authorizer that is asked first. While its answer is open, `decision` is what comes of it if it allows."""
 
     @property
     def allowed(self) -> bool:
-        return self.decision.allowed
+        return self.decision.allowed and not self.undecided
+
+    @property
+    def undecided(self) -> bool:
+        """Whether an external authorizer's answer decides."""
+        return self.code == UNDECIDED
 
     @property
     def hop(self) -> Hop:
@@ -84,14 +93,21 @@ class Evaluation:
 
     @property
     def worst(self) -> Fate | None:
-        """The fate to explain: a denied one if there is any."""
-        return next(iter(self.denied), self.fates[0] if self.fates else None)
+        """The fate to explain: a denied one if there is any, before those that are undecided."""
+        return min(self.fates, key=lambda fate: (fate.allowed, fate.undecided), default=None)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether an external authorizer's answer decides."""
+        return self.way.stop is None and self.worst is not None and self.worst.undecided
 
     @property
     def seen(self) -> Seen:
         if self.way.stop is not None:
             return _SEEN[self.way.stop.code]
         worst = self.worst
+        if worst is not None and worst.asks is not None and (worst.undecided or worst.asks.answer is False):
+            return _by_authorizer(worst, worst.asks)
         return self._worded(_SEEN[worst.code if worst else "200"])
 
     def _worded(self, seen: Seen) -> Seen:
@@ -121,7 +137,7 @@ def evaluate(world: World, ask: Ask) -> Evaluation:
     verdict = _token(world, way, ask)
     if verdict.claims is not None:
         way = route.way(world, client, target, ask, verdict.claims)
-    fates = tuple(_fate(world, client, leg, verdict) for leg in way.legs)
+    fates = tuple(_fate(world, client, leg, verdict, ask.authorizers) for leg in way.legs)
     return Evaluation(ask, way, fates, verdict.note)
 
 
@@ -135,17 +151,38 @@ def _token(world: World, way: Way, ask: Ask) -> tokens.Verdict:
     return tokens.judge(world, request.waypoint, request.service, ask.token, ask.now)
 
 
-def _fate(world: World, client: Client, leg: Leg, token: tokens.Verdict) -> Fate:
+def _fate(world: World, client: Client, leg: Leg, token: tokens.Verdict, answers: Answers) -> Fate:
     if client.sort is Sort.KUBELET:
         hop = Hop(f"pod {leg.endpoint.name}", True, client.why)
         return Fate(leg, Decision(True, Outcome.ALLOWED, (hop,)), "200")
+    decision = decide(world.index.policy_set, leg.request)
+    asks = consultation(world, leg, decision, answers)
+    if asks is not None and asks.answer is False:
+        return _refused_by_authorizer(leg, decision, asks)
+    if asks is not None:
+        decision = decide(world.index.policy_set, leg.request, (asks.name,))
     if token.refused and leg.request.waypoint is not None and leg.request.http is not None:
         hop = Hop(f"waypoint {leg.request.waypoint.key}", False, token.note)
-        return Fate(leg, Decision(False, Outcome.FORBIDDEN, (hop,)), "401")
-    decision = decide(world.index.policy_set, leg.request)
+        return Fate(leg, Decision(False, Outcome.FORBIDDEN, (hop,)), "401", asks)
+    if asks is not None and asks.answer is None and decision.allowed:
+        return Fate(leg, decision, UNDECIDED, asks)
     code = _OUTCOMES[decision.outcome]
     # A waypoint reads before it refuses, and what it closes then is not reset.
-    return Fate(leg, decision, "closed" if code == "reset" and leg.waypoint is not None else code)
+    return Fate(leg, decision, "closed" if code == "reset" and leg.waypoint is not None else code, asks)
+
+
+def _refused_by_authorizer(leg: Leg, decision: Decision, asks: Consultation) -> Fate:
+    hops = (*decision.hops[:-1], replace(decision.hops[-1], reason=asks.reason))
+    return Fate(leg, replace(decision, hops=hops), "closed" if leg.request.http is None else asks.status, asks)
+
+
+def _by_authorizer(fate: Fate, asks: Consultation) -> Seen:
+    http = fate.leg.request.http is not None
+    denied = f"HTTP {asks.status}" + (", or the status that it answers with" if asks.reached else "")
+    if not fate.undecided:
+        return Seen(fate.code, 0, denied) if http else _SEEN[fate.code]
+    no, yes = (f"{denied},", f"{_SEEN['200'].text},") if http else ("closed", "a connection to the application")
+    return Seen(UNDECIDED, 0 if http else None, f"{asks.who} decides: {no} if it denies; {yes} if it allows")
 
 
 __all__ = ["Ask", "Client", "Evaluation", "Fate", "Seen", "Target", "evaluate"]

@@ -14,7 +14,8 @@ from tulle.cli.explain.report import Report, Row
 
 FORMATS = ("table", "json", "yaml")
 _WIDE = 180
-_STYLES = {"allow": "green", "deny": "bold red"}
+_STYLES = {"allow": "green", "deny": "bold red", "asks": "yellow"}
+_VERDICTS = {"allowed": "bold green", "refused": "bold red", "undecided": "bold yellow"}
 
 
 def text(report: Report, output: str) -> str:
@@ -32,7 +33,7 @@ def console() -> Console:
 
 def draw(report: Report, out: Console) -> None:
     """The report for people."""
-    out.print(Text(report.summary, style="bold green" if report.allowed else "bold red"), soft_wrap=True)
+    out.print(Text(report.summary, style=_VERDICTS[report.verdict]), soft_wrap=True)
     out.print()
     out.print(_table(report.hops))
     for line in _notes(report):

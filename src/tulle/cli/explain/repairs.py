@@ -42,6 +42,8 @@ def repairs(world: World, evaluation: Evaluation) -> Iterator[Change]:
     if matched is not None and matched.action == Action.DENY.value:
         yield from _denied(world, fate, matched)
         return
+    if matched is not None and matched.action == Action.CUSTOM.value:
+        return
     for trace in fate.hop.policies:
         if trace.action == Action.ALLOW.value:
             yield from _not_allowed(world, evaluation, fate, trace)

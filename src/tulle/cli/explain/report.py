@@ -8,7 +8,7 @@ from typing import Any
 
 from tulle.cli.explain import surroundings, traps
 from tulle.cli.explain.changes import Verified, enforcing, smallest
-from tulle.cli.explain.evaluate import Evaluation, Fate, Seen, evaluate
+from tulle.cli.explain.evaluate import UNDECIDED, Evaluation, Fate, Seen, evaluate
 from tulle.cli.explain.findings import Check, Finding
 from tulle.cli.explain.places import Sort
 from tulle.cli.explain.route import Ask
@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     traps.identities,
     traps.methods,
     traps.ports,
+    surroundings.authorizers,
     surroundings.plaintext,
     surroundings.endpoints,
     surroundings.certificates,
@@ -75,19 +76,32 @@ class Advice:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The external authorizer that is asked, by which policy and rule; `answer` is "allow", "deny" or "" while it is open."""
+
+    provider: str
+    address: str
+    policy: str
+    clause: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything there is to say about one request."""
+    """Everything there is to say about one request. `verdict`: allowed, refused, or undecided until an external authorizer answers."""
 
     client: str
     method: str
     url: str
     allowed: bool
+    verdict: str
     sees: Seen
     summary: str
     captured: str
     hops: tuple[Row, ...]
     endpoints: dict[str, str]
     nearest: Nearest | None
+    asks: Asked | None
     findings: tuple[Remark, ...]
     settings: tuple[str, ...]
     assumptions: tuple[str, ...]
@@ -117,18 +131,32 @@ def explain(world: World, ask: Ask) -> Report:
         method=ask.method,
         url=ask.url,
         allowed=evaluation.allowed,
+        verdict=verdict(evaluation),
         sees=evaluation.seen,
         summary=_summary(evaluation),
         captured=f"{evaluation.way.client.sort.value}: {evaluation.way.client.why}",
         hops=tuple(_rows(evaluation)),
         endpoints={fate.leg.endpoint.name: fate.code for fate in evaluation.fates},
         nearest=_nearest(evaluation.nearest),
+        asks=_asked(evaluation),
         findings=tuple(Remark(one.id, one.trap, one.text) for one in findings),
         settings=tuple(dict.fromkeys(_settings(evaluation))),
         assumptions=(*world.assumptions, *((evaluation.token,) if evaluation.token else ())),
         change=_told(verified),
         last=_last(evaluation, verified, findings),
     )
+
+
+def verdict(evaluation: Evaluation) -> str:
+    return "allowed" if evaluation.allowed else UNDECIDED if evaluation.undecided else "refused"
+
+
+def _asked(evaluation: Evaluation) -> Asked | None:
+    asks = evaluation.worst.asks if evaluation.worst is not None else None
+    if asks is None:
+        return None
+    answer = {True: "allow", False: "deny", None: ""}[asks.answer]
+    return Asked(asks.name, asks.address, str(asks.policy), asks.rule, answer)
 
 
 def _unique(findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -150,7 +178,13 @@ def _advice(world: World, ask: Ask, evaluation: Evaluation, findings: tuple[Find
     if evaluation.allowed:
         options = (enforcing(world, ask, finding.fix) for finding in findings if finding.fix is not None)
         return next((one for one in options if one is not None), None)
-    return smallest(world, ask, evaluation) if evaluation.way.stop is None else None
+    if evaluation.way.stop is not None or evaluation.undecided:
+        return None
+    asks = evaluation.worst.asks if evaluation.worst is not None else None
+    if asks is None or asks.answer is not None:
+        return smallest(world, ask, evaluation)
+    found = smallest(world, replace(ask, authorizers=(*ask.authorizers, (asks.name, True))), evaluation)
+    return found and replace(found, purpose=f"allow it if {asks.name} does")
 
 
 def _told(verified: Verified | None) -> Advice | None:
@@ -173,6 +207,9 @@ def _summary(evaluation: Evaluation) -> str:
     some = (
         f"{len(evaluation.denied)} of {len(evaluation.fates)} pods: " if evaluation.mixed and evaluation.denied else ""
     )
+    if worst.undecided and worst.asks is not None:
+        where = worst.decision.hops[0].where
+        return f"{some}{_sentence(seen.text)} {worst.asks.policy}, {worst.asks.rule} has it asked at {where}."
     return f"{some}{seen.text}. {_sentence(f'{worst.hop.where}: {worst.hop.reason}')}"
 
 
@@ -181,6 +218,11 @@ def _sentence(text: str) -> str:
 
 
 def _last(evaluation: Evaluation, verified: Verified | None, findings: tuple[Finding, ...]) -> str:
+    asks = evaluation.worst.asks if evaluation.worst is not None else None
+    if asks is not None and evaluation.undecided:
+        return f"What {asks.name} answers decides; --authorizer {asks.name}=allow or {asks.name}=deny shows either end."
+    if asks is not None and asks.answer is False and verified is None:
+        return f"Look at spec.provider of {asks.policy}, extensionProviders of the mesh configuration, and the authorizer itself."
     if verified is not None:
         return f"Smallest change to {verified.purpose}: {verified.change.title}."
     if evaluation.way.stop is not None:
@@ -233,13 +275,18 @@ def _way_of(evaluation: Evaluation, fate: Fate) -> Iterator[Row]:
     hops = list(fate.decision.hops)
     waypoint = leg.request.waypoint
     if waypoint is not None and hops:
-        yield _decided(source, f"waypoint {waypoint.key}", "HBONE", identity, hops.pop(0))
+        row = _decided(source, f"waypoint {waypoint.key}", "HBONE", identity, hops.pop(0))
+        if fate.undecided and fate.asks is not None:
+            row = replace(
+                row, verdict="asks", policy=str(fate.asks.policy), clause=fate.asks.rule, reason=fate.asks.who
+            )
+        yield row
         source, identity = f"waypoint {waypoint.key}", waypoint.identity.principal
     for hop in hops:
         plain = not leg.hbone
         how = "from the node" if client.sort is Sort.KUBELET else "plaintext" if plain else "HBONE"
         yield _decided(source, hop.where, how, "nobody (plaintext)" if plain else identity, hop)
-    if fate.allowed:
+    if fate.decision.allowed:
         yield Row(f"pod {leg.endpoint.name}", f"its port {leg.endpoint.port}", "inside the pod", "")
 
 

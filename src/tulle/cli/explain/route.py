@@ -22,7 +22,9 @@ from tulle.security.request import HttpRequest, Request
 
 @dataclass(frozen=True)
 class Ask:
-    """A question, as typed. It is resolved anew in every world that it is put to. `now` (Unix seconds) is for the token's expiry."""
+    """A question, as typed. It is resolved anew in every world that it is put to. `now` (Unix seconds) is for the token's expiry,
+    `authorizers` are assumed answers of external authorizers.
+    """
 
     client: str
     namespace: str
@@ -31,6 +33,7 @@ class Ask:
     headers: tuple[tuple[str, str], ...] = ()
     token: str = ""
     now: float = 0.0
+    authorizers: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,22 @@ def endpoints(world: World, evaluation: Evaluation) -> Iterator[Finding]:
         yield Finding("endpoints-differ", f"it depends on the pod that the request goes to: {verdicts}")
 
 
+def authorizers(world: World, evaluation: Evaluation) -> Iterator[Finding]:
+    """Who else is asked, by which policy."""
+    for asks in dict.fromkeys(fate.asks for fate in evaluation.fates):
+        if asks is None:
+            continue
+        if asks.answer is None:
+            yield note(
+                "authorizer-asked",
+                f"{asks.policy}, {asks.rule} asks {asks.who} about this request; its answer is not known here",
+            )
+        elif asks.reached:
+            yield note("authorizer-asked", asks.reason)
+        else:
+            yield Finding("authorizer-missing", asks.reason)
+
+
 def certificates(world: World, evaluation: Evaluation) -> Iterator[Finding]:
     """Nobody can prove an identity without a certificate (D9)."""
     for endpoint in _distinct(evaluation):

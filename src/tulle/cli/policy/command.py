@@ -12,7 +12,9 @@ import typer
 import yaml
 
 from tulle.cli import console
-from tulle.cli.explain.command import Files, IstioNamespace, Profile, world_of
+from tulle.cli.explain import authorizers
+from tulle.cli.explain.command import Authorizers, Files, IstioNamespace, Profile, world_of
+from tulle.cli.explain.documents import InputError
 from tulle.cli.options import Context, Kubeconfig
 from tulle.cli.policy.compiled import TARGETS, compile_policies
 from tulle.cli.policy.decided import FIELDS, decide_lines
@@ -60,22 +62,27 @@ _REQUEST_HELP = "JSON lines of requests; - is standard input. Fields: " + "; ".j
 def decide_(
     request: Annotated[str, typer.Option("--request", help=_REQUEST_HELP)] = "-",
     file: Files = None,
+    authorizer: Authorizers = None,
     profile: Profile = "",
     istio_namespace: IstioNamespace = "istio-system",
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Decide requests by policies: JSON lines in, JSON lines out (allowed, sees, curl, where, policy, clause, reason).
+    """Decide requests by policies: JSON lines in, JSON lines out (allowed, verdict, sees, curl, where, policy, clause, reason).
 
     Exit code 1 if a line was no request; whether requests are allowed does not matter for it.
     """
     world = world_of(file, profile, kubeconfig, context, istio_namespace)
     try:
+        answers = authorizers.read(authorizer or [], world.settings)
+    except InputError as error:
+        console.fail(str(error))
+    try:
         lines = sys.stdin if request == "-" else Path(request).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         console.fail(f"--request {request}: {error}")
     failed = False
-    for decision in decide_lines(world, lines, time.time()):
+    for decision in decide_lines(world, lines, time.time(), answers):
         failed = failed or "error" in decision
         console.say(json.dumps(decision, ensure_ascii=False))
     if failed:

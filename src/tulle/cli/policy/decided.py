@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from tulle.cli.explain.authorizers import Answers
 from tulle.cli.explain.documents import InputError
 from tulle.cli.explain.evaluate import Evaluation, evaluate
+from tulle.cli.explain.report import verdict
 from tulle.cli.explain.route import Ask
 from tulle.cli.explain.world import World
 
@@ -22,14 +25,17 @@ FIELDS: Mapping[str, str] = {
 }
 
 
-def decide_lines(world: World, lines: Iterable[str], now: float) -> Iterator[dict[str, Any]]:
-    """One decision for each line that is not empty; a line that is no request gives an object with `error`."""
+def decide_lines(world: World, lines: Iterable[str], now: float, answers: Answers = ()) -> Iterator[dict[str, Any]]:
+    """One decision for each line that is not empty; a line that is no request gives an object with `error`.
+
+    `answers` are assumed of external authorizers.
+    """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             identifier, ask = _read(line, now)
-            yield {**identifier, **_told(evaluate(world, ask))}
+            yield {**identifier, **_told(evaluate(world, replace(ask, authorizers=answers)))}
         except InputError as error:
             yield {"line": number, "error": str(error)}
 
@@ -76,12 +82,23 @@ def _headers(value: object) -> Iterator[tuple[str, str]]:
 def _told(evaluation: Evaluation) -> dict[str, Any]:
     seen, worst, stop = evaluation.seen, evaluation.worst, evaluation.way.stop
     hop = worst.hop if worst is not None and stop is None else None
+    asks = worst.asks if worst is not None and worst.undecided else None
     return {
         "allowed": evaluation.allowed,
+        "verdict": verdict(evaluation),
         "sees": seen.code,
         "curl": seen.curl,
-        "where": hop.where if hop else "",
-        "policy": str(hop.decided_by) if hop and hop.decided_by else "",
-        "clause": hop.field if hop else "",
-        "reason": stop.reason if stop else hop.reason if hop else "outside the mesh",
+        "where": worst.decision.hops[0].where if asks and worst else hop.where if hop else "",
+        "policy": str(asks.policy) if asks else str(hop.decided_by) if hop and hop.decided_by else "",
+        "clause": asks.rule if asks else hop.field if hop else "",
+        "reason": _reason(evaluation),
     }
+
+
+def _reason(evaluation: Evaluation) -> str:
+    worst, stop = evaluation.worst, evaluation.way.stop
+    if stop is not None:
+        return stop.reason
+    if worst is None:
+        return "outside the mesh"
+    return evaluation.seen.text if worst.undecided else worst.hop.reason
