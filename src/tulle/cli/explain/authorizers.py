@@ -92,7 +92,7 @@ def _asking(decision: Decision) -> PolicyTrace | None:
 
 
 def _asked(trace: PolicyTrace) -> str:
-    return f"{trace.meta}, {trace.rule} has an external authorizer asked"
+    return f"{trace.meta}, {trace.rule} needs an external authorizer's answer"
 
 
 def read(given: list[str], settings: MeshSettings) -> Answers:
