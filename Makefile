@@ -3,8 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
-# What the mesh uses of Debian: rules (nft), links (ip), containers (crun); curl, busybox and nginx are what the sample images are made of.
-DEBIAN := nftables iproute2 crun curl busybox-static
+# What the mesh uses of Debian: rules (nft), links (ip), flows (conntrack), containers (crun); curl, busybox and nginx are what the sample images are made of.
+DEBIAN := nftables iproute2 conntrack crun curl busybox-static
 # What only the tests use.
 DEBIAN_TEST := tcpdump
 # What only the benchmarks use: what loads a path, what serves at its end, and what it is compared with.
