@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from tulle.ztunnel.netns import NetnsDirectory
-from tulle.ztunnel.pods import PodInfo, PodRefusedError
+from tulle.ztunnel.pods import PodInfo, PodRefusedError, listener_reader
 from tulle.ztunnel.zds import ZdsClient
 
 from .agent import Agent
@@ -111,3 +112,15 @@ def test_links_of_a_process_before_are_removed(tmp_path: Path) -> None:
     (tmp_path / "netns" / "old.1").symlink_to("/proc/1/fd/1")
     NetnsDirectory(tmp_path / "netns")
     assert list((tmp_path / "netns").iterdir()) == []
+
+
+async def test_only_the_open_listeners_of_the_pod_are_asked_for() -> None:
+    asked = []
+
+    async def get(path: str) -> str:
+        asked.append(path)
+        open_one = {"name": "pod/a.b/outbound", "active_state": {"version_info": "1"}}
+        return json.dumps({"configs": [open_one, {"name": "pod/a.b/hbone"}]})
+
+    assert await listener_reader(get)("a.b") == {"pod/a.b/outbound"}
+    assert "name_regex=pod%2Fa%5C.b%2F.%2A&" in asked[0]

@@ -13,10 +13,12 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 
 import aiohttp
 import structlog
 
+from tulle.ztunnel.config import names
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.netns import HeldNetns, NetnsDirectory, has_ipv6
@@ -63,7 +65,7 @@ class PodInfo:
 
 
 class LocalPods:
-    """Takes pods over and gives them up.  `active_listeners` yields the names of Envoy's open listeners."""
+    """Takes pods over and gives them up.  `active_listeners` yields the names of a pod's open listeners."""
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class LocalPods:
         dns: Dns,
         *,
         trust_domain: str,
-        active_listeners: Callable[[], Awaitable[frozenset[str]]],
+        active_listeners: Callable[[str], Awaitable[frozenset[str]]],
     ) -> None:
         self._configurator = configurator
         self._certificates = certificates
@@ -138,7 +140,7 @@ class LocalPods:
         wanted = self._configurator.listener_names(uid, with_certificate=certified)
         try:
             async with asyncio.timeout(LISTEN_SECONDS):
-                while not wanted <= await self._active_listeners():  # noqa: ASYNC110 (another process is asked)
+                while not wanted <= await self._active_listeners(uid):  # noqa: ASYNC110 (another process is asked)
                     await asyncio.sleep(0.01)
         except TimeoutError as error:
             raise PodRefusedError(
@@ -180,14 +182,19 @@ class LocalPods:
         self._held.clear()
 
 
-def listener_reader(get: Callable[[str], Awaitable[str]]) -> Callable[[], Awaitable[frozenset[str]]]:
-    """Reads the names of open listeners from Envoy's admin interface; none while Envoy is not there."""
+def listener_reader(get: Callable[[str], Awaitable[str]]) -> Callable[[str], Awaitable[frozenset[str]]]:
+    """Reads the names of a pod's open listeners from Envoy's admin interface; none while Envoy is not there.
 
-    async def read() -> frozenset[str]:
+    Only that pod's are asked for: a list of all would make a pod's start the slower, the more pods the node has.
+    """
+
+    async def read(uid: str) -> frozenset[str]:
+        wanted = quote(re.escape(names.listener(uid, "")) + ".*", safe="")
+        path = f"/config_dump?resource=dynamic_listeners&name_regex={wanted}&mask=name,active_state.version_info"
         try:
-            answer = json.loads(await get("/listeners?format=json"))
+            answer = json.loads(await get(path))
         except (aiohttp.ClientError, OSError):
             return frozenset()
-        return frozenset(status["name"] for status in answer.get("listener_statuses", ()))
+        return frozenset(found["name"] for found in answer.get("configs", ()) if "active_state" in found)
 
     return read
