@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from bench import envoy_config, policy, private, processes, report
-from bench.curves_report import page, tables
+from bench.curves_report import PROGRAMS, page, tables
 from bench.mesh import Mesh, MeshError, Pod, running
 from bench.topology import HTTP, Route
 from tulle.kube.client import Client
@@ -26,7 +26,8 @@ from tulle.kube.resources import AUTHORIZATION_POLICIES, PODS
 
 PODS_PER_NODE = (1, 10, 50, 110)
 POLICIES = (0, 10, 100, 1000, 5000)
-PROGRAMS = ("ztunnel's Envoy", "ztunnel", "istiod", "istio-cni-node", "node", "control plane")
+ON_ONE_POD = 1000
+"""As many policies of one pod are tried at most."""
 NAMESPACE = "curves"
 _AT_ONCE = 16
 _PATIENCE = 600.0
@@ -56,15 +57,13 @@ def denial(name: str, app: Mapping[str, str], rules: Sequence[Mapping[str, Any]]
 class Place:
     """A mesh with a client and a server, and whatever is added to them."""
 
-    def __init__(self, mesh: Mesh, client: Client) -> None:
-        self.mesh, self.client = mesh, client
+    def __init__(self, mesh: Mesh, client: Client, settle: float) -> None:
+        self.mesh, self.client, self.settle = mesh, client, settle
         self.policies = 0
         self._fillers = 0
 
     async def start(self) -> None:
-        labels = "{istio.io/dataplane-mode: ambient}"
-        self.mesh.apply(f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}, labels: {labels}}}\n")
-        self.mesh.kubectl("wait", "-n", NAMESPACE, "--for=create", "serviceaccount/default", "--timeout=60s")
+        self.mesh.captured_namespace(NAMESPACE)
         await self.client.create(PODS, pod("client", ("sleep", "infinity")), NAMESPACE)
         await self.client.create(PODS, pod("server", ("sh", "-c", _SERVE)), NAMESPACE)
         await self._ready()
@@ -187,18 +186,24 @@ async def _change(place: Place, prober: policy.Prober, there: Change, back: Chan
 async def _pods(place: Place, times: int) -> dict[str, Any]:
     """One more pod: from its creation until it has an address, and until it is reached."""
     addressed, reached = [], []
-    renewed: dict[str, int] = {}
     async with _first(place.mesh.pod(NAMESPACE, "client")) as (addresses, prober):
-        await asyncio.sleep(0.5)
-        meter = Meter(place.mesh)
-        for number in range(times):
-            before, begun = time.time(), time.monotonic()
+
+        async def one() -> None:
+            begun = time.monotonic()
             address = await place.one_more()
             addressed.append((time.monotonic() - begun) * 1e3)
             addresses.write(f"{address}\n".encode())
             reached.append((await prober.until("open") - begun) * 1e3)
-            if number == 0:
-                renewed = envoy_config.renewed(envoy_config.read(place.mesh), before)
+
+        before = time.time()
+        await one()
+        renewed = envoy_config.renewed(envoy_config.read(place.mesh), before)
+        await place.one_less()
+        addressed.clear()
+        reached.clear()
+        meter = Meter(place.mesh)
+        for _ in range(times):
+            await one()
             await place.one_less()
     return {"ms": reached, "addressed_ms": addressed, "cpu_ms": meter.each(times), "renewed": renewed}
 
@@ -216,9 +221,9 @@ async def _first(client: Pod) -> AsyncIterator[tuple[asyncio.StreamWriter, polic
         await process.wait()
 
 
-async def size(place: Place, times: int) -> dict[str, Any]:
-    """Everything that is measured at one size."""
-    await asyncio.sleep(_SETTLE)
+async def size(place: Place, times: int, *, pods: bool = True) -> dict[str, Any]:
+    """Everything that is measured at one size; `pods`: one more pod too."""
+    await asyncio.sleep(place.settle)
     found: dict[str, Any] = {"memory": Meter(place.mesh).memory()}
     found["config"] = envoy_config.sizes(envoy_config.read(place.mesh))
     server = place.mesh.pod(NAMESPACE, "server")
@@ -241,32 +246,41 @@ async def size(place: Place, times: int) -> dict[str, Any]:
             lambda: api.patch(PODS, "server", free, NAMESPACE),
             times,
         )
-    found["pod"] = await _pods(place, max(1, times // 4))
+    if pods:
+        found["pod"] = await _pods(place, max(1, times // 4))
     found["load"] = os.getloadavg()[0]
     return found
 
 
-async def measure(mesh: Mesh, pods: Sequence[int], policies: Sequence[int], times: int) -> dict[str, Any]:
-    """Both curves; that of policies with the fewest pods, once for apps of their own and once all for one pod."""
+async def pods_curve(mesh: Mesh, pods: Sequence[int], times: int, settle: float) -> dict[str, Any]:
+    """By the node's pods."""
+    nodes = []
     async with Client.from_kubeconfig(str(mesh.state / "kubeconfig")) as client:
-        place = Place(mesh, client)
+        place = Place(mesh, client, settle)
         await place.start()
-        spread, stacked, nodes = [], [], []
-        for number in policies:
-            await place.add_policies(number, None)
-            spread.append({"number": number, **await size(place, times)})
-            print(f"{number} policies for other apps", file=sys.stderr)
-        await place.remove_policies()
-        for number in policies[1:]:
-            await place.add_policies(number, {"app": "server"})
-            stacked.append({"number": number, **await size(place, max(2, times // 4))})
-            print(f"{number} policies for one pod", file=sys.stderr)
-        await place.remove_policies()
         for number in pods:
             have = await place.grow(number)
             nodes.append({"number": have, **await size(place, times)})
             print(f"{have} pods on the node", file=sys.stderr)
-    return {"pods": nodes, "spread": spread, "stacked": stacked}
+    return {"pods": nodes}
+
+
+async def policies_curve(mesh: Mesh, policies: Sequence[int], times: int, settle: float) -> dict[str, Any]:
+    """By policies, with two pods: once for apps of their own, once all for one pod."""
+    spread, stacked = [], []
+    async with Client.from_kubeconfig(str(mesh.state / "kubeconfig")) as client:
+        place = Place(mesh, client, settle)
+        await place.start()
+        for number in (number for number in policies if 0 < number <= ON_ONE_POD):
+            await place.add_policies(number, {"app": "server"})
+            stacked.append({"number": number, **await size(place, max(2, times // 4), pods=False)})
+            print(f"{number} policies for one pod", file=sys.stderr)
+        await place.remove_policies()
+        for number in policies:
+            await place.add_policies(number, None)
+            spread.append({"number": number, **await size(place, times)})
+            print(f"{number} policies for other apps", file=sys.stderr)
+    return {"spread": spread, "stacked": stacked}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -276,14 +290,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--pods", type=int, nargs="*", default=PODS_PER_NODE, help="of the node, with those of the mesh"
     )
     parser.add_argument("--policies", type=int, nargs="*", default=POLICIES)
-    parser.add_argument("--times", type=int, default=20, help="that each change is made")
+    parser.add_argument("--times", type=int, default=10, help="that each change is made")
+    parser.add_argument("--only", choices=("pods", "policies"), help="one curve; the other stays as it was")
     parser.add_argument("--quick", action="store_true", help="few and small, and nothing is written")
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONPATH", str(report.ROOT))
     pods, policies, times = ((1, 10), (0, 10), 2) if chosen.quick else (chosen.pods, chosen.policies, chosen.times)
+    settle = 0.5 if chosen.quick else _SETTLE
     private.enter()
-    with running("--profile", "istio") as mesh:
-        result = asyncio.run(measure(mesh, pods, policies, times))
+    result = dict((chosen.only and report.load("curves")) or {})
+    result.pop("machine", None)
+    if chosen.only != "policies":
+        with running("--profile", "istio") as mesh:
+            result |= asyncio.run(pods_curve(mesh, pods, times, settle))
+    if chosen.only != "pods":
+        with running("--profile", "istio") as mesh:
+            result |= asyncio.run(policies_curve(mesh, policies, times, settle))
     print(tables(result))
     if (pods, policies) == (PODS_PER_NODE, POLICIES):
         report.save("curves", result)

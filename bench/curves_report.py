@@ -11,6 +11,7 @@ from bench import report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PROGRAMS = ("ztunnel's Envoy", "ztunnel", "istiod", "istio-cni-node", "node", "control plane")
 _CURVES = {
     "pods": "pods on the node",
     "spread": "policies, each for another app that nobody is",
@@ -21,13 +22,14 @@ Steps = Sequence[Mapping[str, Any]]
 
 
 def _programs(steps: Steps) -> tuple[str, ...]:
-    return tuple(steps[0]["memory"])
+    return tuple(program for program in PROGRAMS if program in steps[0]["memory"])
 
 
 def _sizes(steps: Steps) -> Iterator[tuple[object, ...]]:
     for step in steps:
         config = step["config"]
-        memory = (f"{m['rss'] / 1e6:.0f} / {m['pss'] / 1e6:.0f}" for m in step["memory"].values())
+        sizes = (step["memory"][program] for program in _programs(steps))
+        memory = (f"{found['rss'] / 1e6:.0f} / {found['pss'] / 1e6:.0f}" for found in sizes)
         yield f"{step['number']:,}", config["listeners"], f"{config['bytes'] / 1e3:,.0f}", *memory
 
 
@@ -45,10 +47,10 @@ def _per_one(steps: Steps) -> Iterator[tuple[object, ...]]:
 
 def _changes(steps: Steps) -> Iterator[tuple[object, ...]]:
     for kind, said in _CHANGES.items():
-        for step in steps:
+        for step in (step for step in steps if kind in step):
             found = step[kind]
             times = found["ms"]
-            cpu = (f"{value:.1f}" for value in found["cpu_ms"].values())
+            cpu = (f"{found['cpu_ms'][program]:.1f}" for program in _programs(steps))
             renewed = found["renewed"]
             sent = f"{renewed['resources']} ({renewed['bytes'] / 1e3:.1f})"
             yield said, f"{step['number']:,}", f"{report.median(times):.0f} / {max(times):.0f}", sent, *cpu
@@ -58,7 +60,7 @@ def tables(result: Mapping[str, Any]) -> str:
     """For each curve: sizes, what one more adds, and what a change costs."""
     parts = []
     for name, said in _CURVES.items():
-        steps = result[name]
+        steps = result.get(name, ())
         if not steps:
             continue
         programs = _programs(steps)
@@ -92,7 +94,8 @@ def _chart(result: Mapping[str, Any], name: str) -> str:
 
     def latency(axes: Axes) -> None:
         for kind, said in _CHANGES.items():
-            axes.plot(numbers, [report.median(step[kind]["ms"]) for step in steps], marker="o", label=said)
+            if kind in steps[0]:
+                axes.plot(numbers, [report.median(step[kind]["ms"]) for step in steps], marker="o", label=said)
         axes.set_xlabel(_CURVES[name])
         axes.set_ylabel("ms until it holds, median")
         axes.set_ylim(bottom=0)
@@ -103,4 +106,4 @@ def _chart(result: Mapping[str, Any], name: str) -> str:
 
 def page(result: Mapping[str, Any]) -> str:
     """The tables with the charts."""
-    return tables(result) + "\n" + "\n\n".join(_chart(result, name) for name in _CURVES)
+    return tables(result) + "\n" + "\n\n".join(_chart(result, name) for name in _CURVES if result.get(name))

@@ -44,6 +44,12 @@ class Mesh:
     def apply(self, manifest: str) -> None:
         self.kubectl("apply", "-f", "-", stdin=manifest)
 
+    def captured_namespace(self, name: str) -> None:
+        """Make a namespace in the mesh; returns when pods can be made in it."""
+        self.kubectl("create", "namespace", name)
+        self.kubectl("label", "namespace", name, "istio.io/dataplane-mode=ambient")
+        self.kubectl("wait", "-n", name, "--for=create", "serviceaccount/default", f"--timeout={PATIENCE:.0f}s")
+
     def get(self, *arguments: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found

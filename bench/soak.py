@@ -38,10 +38,6 @@ def _servers(namespace: str, pre_stop: int) -> str:
     lifecycle = f"lifecycle: {{preStop: {{sleep: {{seconds: {pre_stop}}}}}}}" if pre_stop else ""
     return f"""
 apiVersion: v1
-kind: Namespace
-metadata: {{name: {namespace}, labels: {{istio.io/dataplane-mode: ambient}}}}
----
-apiVersion: v1
 kind: Service
 metadata: {{name: web, namespace: {namespace}}}
 spec: {{selector: {{app: web}}, ports: [{{name: http, port: {PORT}}}]}}
@@ -65,10 +61,6 @@ spec:
 
 _CLIENT = """
 apiVersion: v1
-kind: Namespace
-metadata: {name: soak-client, labels: {istio.io/dataplane-mode: ambient}}
----
-apiVersion: v1
 kind: Pod
 metadata: {name: client, namespace: soak-client}
 spec:
@@ -88,6 +80,8 @@ class Soak:
 
 def place(mesh: Mesh, pre_stop: int) -> Pod:
     """Servers on both paths, and the client's pod."""
+    for namespace in ("soak-client", *PLACES):
+        mesh.captured_namespace(namespace)
     for manifest in (_CLIENT, *(_servers(namespace, pre_stop) for namespace in PLACES)):
         mesh.apply(manifest)
     run((str(BIN / "istioctl"), "waypoint", "apply", "-n", "soak-l7", "--enroll-namespace", "--wait"), mesh.environment)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SHARES = (0.5, 0.9, 0.99, 0.999)
+_POINTS = 60
 
 
 def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -64,7 +65,9 @@ def _growth(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         rate, error = slope([(minute, found["rss"] / 1e3) for minute, found in points])
         files, _ = slope([(minute, found["files"]) for minute, found in points])
         series = [
-            ((s["at"] - begun) / 60, s["processes"][name]["rss"] / 1e6) for s in samples if name in s["processes"]
+            (round((s["at"] - begun) / 60, 2), round(s["processes"][name]["rss"] / 1e6, 2))
+            for s in samples[:: max(1, len(samples) // _POINTS)]
+            if name in s["processes"]
         ]
         grown[name] = {"kb_per_minute": rate, "error": error, "files_per_minute": files, "series": series}
     return grown

@@ -1,4 +1,5 @@
-"""Where the time of `tulle up` goes: `python -m bench.startup`. Each run starts from nothing but cached image roots.
+"""Where the time of `tulle up` goes, and of what comes after it: `python -m bench.startup`. Each run starts from nothing but cached
+image roots.
 
 Three views: the stages that `tulle up` tells of, when each process started and each pod was created and Ready, and the CPU that every
 process had used by then; and beside them what its imports alone cost.
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import private, processes, report
+from bench import lesson, private, processes, report
 from bench.mesh import BIN, STATE, Mesh, run
 from tulle.cluster import lifecycle
 from tulle.kube.client import Client
@@ -123,16 +124,16 @@ async def one(mesh: Mesh) -> Mapping[str, Any]:
 def measure(mesh: Mesh, times: int) -> Mapping[str, Any]:
     """Several runs, and the imports."""
     down = (str(BIN / "tulle"), "down")
-    run(down, mesh.environment)
     runs = []
     try:
-        for _ in range(times + 1):
-            runs.append(asyncio.run(one(mesh)))
+        for _ in range(times):
             run(down, mesh.environment)
+            runs.append(asyncio.run(one(mesh)))
+        after = {"first_pod": asyncio.run(lesson.first_pod(mesh)), "lesson": lesson.walk(mesh)}
     finally:
         run(down, mesh.environment)
     # The first has image roots to make and files to read for the first time.
-    return {"runs": runs[1:], "first": runs[0], "imports": imports(3)}
+    return {"runs": runs[1:] or runs, "first": runs[0], "imports": imports(3 if times > 1 else 1), **after}
 
 
 def total(one_run: Mapping[str, Any]) -> float:
@@ -157,7 +158,7 @@ def tables(result: Mapping[str, Any]) -> str:
     seconds = [total(r) for r in result["runs"]]
     said = (
         f"`tulle up` takes {statistics.median(seconds):.1f} s (median of {len(seconds)} runs, "
-        f"{min(seconds):.1f} to {max(seconds):.1f}), the first time {total(result['first']):.1f} s.\n"
+        f"{min(seconds):.1f} to {max(seconds):.1f}), the first time {total(result['first']):.1f} s. {lesson.said(result)}\n"
     )
     head = ("program", "imports, CPU ms", "modules", "CPU ms until Ready")
     return said + "\n" + report.table(head, _rows(result))
@@ -182,7 +183,7 @@ def page(result: Mapping[str, Any]) -> str:
         axes.invert_yaxis()
         axes.set_xlabel("seconds since the start of the median run")
 
-    return tables(result) + "\n\n" + report.chart("startup", draw)
+    return f"{tables(result)}\n\n{report.chart('startup', draw)}\n\n{lesson.page(result)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -191,8 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="once, and nothing is written")
     chosen = parser.parse_args(arguments)
+    lesson.prepare(STATE)
     private.enter()
-    result = measure(Mesh(STATE), 1 if chosen.quick else chosen.times)
+    result = measure(Mesh(STATE), 1 if chosen.quick else chosen.times + 1)
     print(tables(result))
     if not chosen.quick:
         report.save("startup", result)
