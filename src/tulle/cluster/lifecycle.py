@@ -29,7 +29,13 @@ MAX_NODES = 8
 _SPEC = "cluster.json"
 _KEPT = frozenset({"images"})
 """Below the state directory this outlives a cluster: roots of images, which take long to make and hold nothing of a cluster."""
-_TOOLS: Mapping[str, str] = {"ip": "iproute2", "nft": "nftables", "crun": "crun", "mount": "mount"}
+_TOOLS: Mapping[str, str] = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "conntrack": "conntrack",
+    "crun": "crun",
+    "mount": "mount",
+}
 _STOP_SECONDS = 30.0
 
 

@@ -6,7 +6,6 @@ between attempts.
 """
 
 import asyncio
-import shutil
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -101,8 +100,6 @@ class ServiceProxy:
 
     async def _forget(self, stale: frozenset[tuple[str, int, str]]) -> None:
         """A UDP flow has no end of its own: without this, clients would keep sending to an endpoint that is gone."""
-        if not stale or shutil.which("conntrack") is None:
-            return
         for vip, port, endpoint in sorted(stale):
             try:
                 await run(
