@@ -233,3 +233,16 @@ def test_a_listener_is_never_closed_for_a_connection_that_has_gone() -> None:
         with socket.create_connection(where):
             server.accept()[0].close()
     os.close(namespace)
+
+
+@pytest.mark.parametrize(
+    ("line", "actual"),
+    [
+        (Line("E", "hbone", "u", asked_for="10.0.0.5:80", app_remote="10.0.0.5:80"), "10.0.0.5:80"),
+        (Line("E", "hbone", "u", asked_for="web.shop.svc:80", app_remote="10.0.0.5:8080"), "10.0.0.5:8080"),
+        (Line("E", "hbone", "u", asked_for="web.shop.svc:80"), "web.shop.svc:80"),
+        (Line("E", "plaintext", "u", destination="10.0.0.5:80", app_remote="127.0.0.1:15004"), "10.0.0.5:80"),
+    ],
+)
+def test_where_an_inbound_connection_leads(line: Line, actual: str) -> None:
+    assert line.actual == actual

@@ -1,11 +1,13 @@
 """What a node proxy's `/config_dump` says, read the way tools read it (spec D14).
 
-Stock node proxies changed the shape over time: workloads and services are lists or maps, a certificate's dates may be missing, an endpoint
-may or may not carry its health. All of it is read into one form here, and every entry keeps its raw document for `-o json`.
+Stock node proxies changed the shape over time: workloads and services are lists or maps, a certificate's dates may be missing and its PEM
+in base64, an endpoint may or may not carry its health. All of it is read into one form here, and every entry keeps its raw document for
+`-o json`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -190,9 +192,10 @@ def _certificates(raw: Raw) -> Iterable[Certificate]:
 
 def _certificate(identity: str, state: str, place: int, document: Raw) -> Certificate:
     """A certificate says itself whether it is a root; what the dump leaves out is read from it."""
-    pem = _text(document, "pem")
+    pem = _text(document, "pem").encode()
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode()) if pem else None
+        plain = pem if not pem or pem.startswith(b"-") else base64.b64decode(pem, validate=True)
+        certificate = x509.load_pem_x509_certificate(plain) if plain else None
     except ValueError as error:
         raise DumpError(f"certificates: {identity}: entry {place} is no certificate: {error}") from error
     kind = "Intermediate" if place else "Leaf"

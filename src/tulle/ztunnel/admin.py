@@ -1,18 +1,23 @@
-"""HTTP for people and probes: `/config_dump` on loopback, metrics, readiness (spec D14)."""
+"""HTTP for people and probes: `/config_dump`, `/logging`, `/quitquitquit` on loopback, metrics, readiness (spec D14)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from tulle.ztunnel.loglevels import HELP, LevelError, LogLevels
+
+#: Paths that only POST does anything at.
+_COMMANDS: Final = ("/logging", "/quitquitquit")
+
 
 class Admin:
-    """Three small servers.  `pending` names what readiness still waits for."""
+    """Three small servers.  `pending` names what readiness still waits for; `stop` brings the proxy to its end."""
 
     def __init__(
         self,
@@ -21,6 +26,8 @@ class Admin:
         metrics: Callable[[], str],
         envoy_get: Callable[[str], Awaitable[str]],
         pending: Callable[[], tuple[str, ...]],
+        levels: LogLevels,
+        stop: Callable[[], None],
         admin_port: int,
         stats_port: int,
         ready_port: int,
@@ -29,11 +36,19 @@ class Admin:
         self._own_metrics = metrics
         self._envoy_get = envoy_get
         self._pending = pending
+        self._levels = levels
+        self._stop = stop
         self._sites = (
             (
                 "127.0.0.1",
                 admin_port,
-                {"/": self._index, "/config_dump": self._config, "/envoy/{path:.*}": self._envoy},
+                {
+                    "/": self._index,
+                    "/config_dump": self._config,
+                    "/envoy/{path:.*}": self._envoy,
+                    "/logging": self._logging,
+                    "/quitquitquit": self._quit,
+                },
             ),
             ("0.0.0.0", stats_port, {"/metrics": self._metrics, "/stats/prometheus": self._metrics}),  # noqa: S104
             ("0.0.0.0", ready_port, {"/healthz/ready": self._ready}),  # noqa: S104 (the kubelet probes it)
@@ -44,7 +59,7 @@ class Admin:
         for host, port, handlers in self._sites:
             app = web.Application()
             for path, handler in handlers.items():
-                app.router.add_get(path, handler)
+                app.router.add_route("*" if path in _COMMANDS else "GET", path, handler)
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
             self._runners.append(runner)
@@ -56,10 +71,30 @@ class Admin:
         self._runners.clear()
 
     async def _index(self, _: web.Request) -> web.Response:
-        return web.Response(text="/config_dump\n/envoy/config_dump\n/envoy/stats\n/envoy/clusters\n/envoy/listeners\n")
+        return web.Response(
+            text="/config_dump\n/logging\n/quitquitquit\n/envoy/config_dump\n/envoy/stats\n/envoy/clusters\n/envoy/listeners\n"
+        )
 
     async def _config(self, _: web.Request) -> web.Response:
         return web.Response(text=json.dumps(self._dump(), indent=2), content_type="application/json")
+
+    async def _logging(self, request: web.Request) -> web.Response:
+        """Show the levels, or change them and show them then."""
+        if request.method != "POST":
+            return web.Response(status=405, text=f"Invalid HTTP method\n{HELP}")
+        text, reset = request.query.get("level", ""), "reset" in request.query
+        if text or reset:
+            try:
+                await self._levels.change(text, reset=reset)
+            except LevelError as error:
+                return web.Response(status=400, text=f"Invalid level provided: {error}\n{HELP}")
+        return web.Response(text=f"current log level is {self._levels.now}\n")
+
+    async def _quit(self, request: web.Request) -> web.Response:
+        if request.method != "POST":
+            return web.Response(status=405, text="POST ends the proxy as SIGTERM does\n")
+        self._stop()
+        return web.Response(text="shutdown now\n")
 
     async def _envoy(self, request: web.Request) -> web.Response:
         query = f"?{request.query_string}" if request.query_string else ""

@@ -28,6 +28,7 @@ from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.dns.lookup import Place
 from tulle.ztunnel.dns.server import DnsProxy
 from tulle.ztunnel.dump import config_dump
+from tulle.ztunnel.loglevels import NUMBERS, Levels, LogLevels
 from tulle.ztunnel.netns import NetnsDirectory
 from tulle.ztunnel.pods import LocalPods, listener_reader
 from tulle.ztunnel.proxy import NodeEnvoy
@@ -46,6 +47,8 @@ class NodeProxy:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._stop: asyncio.Event | None = None
+        levels = settings.levels
         here = Here(settings.network, settings.cluster_id, settings.node, (settings.namespace, settings.pod))
         self.configurator = Configurator(here, settings.sink_port)
         ca = CaClient(
@@ -68,7 +71,7 @@ class NodeProxy:
             settings.network,
             lambda uid: self.pods.netns(uid) if self.pods is not None else None,
             _write,
-            log_opened=settings.log_opened,
+            level=NUMBERS[levels.of("access")],
         )
         place = Place(settings.network, settings.cluster_domain, settings.preferred_service_namespace)
         self._dns = DnsProxy(self.configurator.mesh, place, self.traffic.metrics.dns)
@@ -96,6 +99,8 @@ class NodeProxy:
             metrics=self.traffic.metrics.render,
             envoy_get=self.envoy.process.admin.get,
             pending=self.pending,
+            levels=LogLevels(levels, self._log_at),
+            stop=lambda: self._stop.set() if self._stop is not None else None,
             admin_port=settings.admin_port,
             stats_port=settings.stats_port,
             ready_port=settings.ready_port,
@@ -117,6 +122,7 @@ class NodeProxy:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then let open connections end for the drain time."""
+        self._stop = stop
         await self.envoy.start()
         await self._admin.start()
         directory = NetnsDirectory(self._settings.run_dir / "netns")
@@ -146,6 +152,13 @@ class NodeProxy:
             await self.envoy.stop()
             self.traffic.stop()
             self.pods.close()
+
+    async def _log_at(self, levels: Levels) -> None:
+        self.traffic.level = NUMBERS[levels.of("access")]
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(NUMBERS[levels.of("ztunnel")]))
+        if self.envoy.live:
+            level = {"warn": "warning"}.get(levels.of("envoy"), levels.of("envoy"))
+            await self.envoy.process.admin.post(f"/logging?level={level}")
 
     async def _take_pods(self, zds: ZdsClient) -> None:
         await self._istiod.synced()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tulle.envoy.environment import Environment
+from tulle.ztunnel.loglevels import Levels
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class Settings:
     envoy_log_level: str
 
     @property
-    def log_opened(self) -> bool:
-        """Whether the access log has a line for a connection that opens, which is of level debug."""
-        return self.envoy_log_level in ("debug", "trace")
+    def levels(self) -> Levels:
+        """What is logged at the start: connections that open only when Envoy tells everything too."""
+        level = {"warning": "warn", "critical": "error"}.get(self.envoy_log_level, self.envoy_log_level)
+        verbose = {"access": "debug"} if level in ("debug", "trace") else {}
+        return Levels(scopes={"envoy": level, **verbose})
 
     @property
     def node_id(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -41,7 +41,7 @@ class Scope(Enum):
 
 @dataclass(frozen=True)
 class Policy:
-    """One policy: `condition` says which connections it matches."""
+    """One policy: `condition` says which connections it matches; `wire` is what istiod sent."""
 
     namespace: str
     name: str
@@ -49,6 +49,7 @@ class Policy:
     deny: bool
     dry_run: bool
     condition: Term
+    wire: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -69,7 +70,9 @@ def policy_from(message: Any) -> Policy:
         raise UnreadableError(f"{where}: scope {message.scope} is none of GLOBAL, NAMESPACE, WORKLOAD_SELECTOR")
     deny = message.action == 1
     rules = [_rule(rule, broken=ALWAYS if deny else NEVER) for rule in message.rules]
-    return Policy(message.namespace, message.name, Scope(message.scope), deny, message.dry_run, any_of(rules))
+    condition = any_of(rules)
+    wire = message.SerializeToString()
+    return Policy(message.namespace, message.name, Scope(message.scope), deny, message.dry_run, condition, wire)
 
 
 def _rule(rule: Any, broken: Term) -> Term:

@@ -22,6 +22,9 @@ HTTP_PROTOCOLS = frozenset({1, 2, 3})
 #: istio.workload.IPFamilies values that leave one IP version out: IPV4_ONLY, IPV6_ONLY.
 _IP_VERSIONS = {1: (4,), 2: (6,)}
 
+#: istio.workload.WorkloadType.
+WORKLOAD_TYPES = {0: "deployment", 1: "cronjob", 2: "pod", 3: "job"}
+
 
 class UnreadableError(ValueError):
     """A resource that cannot be used; the message names it, the field and the value."""
@@ -111,6 +114,8 @@ class Workload:
     native_tunnel: bool = False
     tunnel: AppTunnel | None = None
     workload_name: str = ""
+    workload_type: str = "deployment"
+    hostname: str = ""
     canonical_name: str = ""
     canonical_revision: str = ""
 
@@ -230,6 +235,8 @@ def workload_from(message: Any) -> Workload:
         native_tunnel=message.native_tunnel,
         tunnel=_app_tunnel(message, where),
         workload_name=message.workload_name,
+        workload_type=WORKLOAD_TYPES.get(message.workload_type, str(message.workload_type)),
+        hostname=message.hostname,
         canonical_name=message.canonical_name,
         canonical_revision=message.canonical_revision,
     )

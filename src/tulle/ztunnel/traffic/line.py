@@ -97,8 +97,8 @@ class Line(
     def actual(self) -> str:
         """`address:port` at the far end of the proxy."""
         if self.inbound:
-            by_name = address(self.asked_for) is None
-            return (self.app_remote or self.destination) if by_name else self.asked_for
+            by_name = self.asked_for and address(self.asked_for) is None
+            return self.app_remote if by_name and self.app_remote else self.asked_for or self.destination
         return self.asked_for if self.destination.startswith(_INTERNAL) else self.destination
 
     @property

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
 
 from tulle.ztunnel.configurator import Configurator
+from tulle.ztunnel.loglevels import NUMBERS
 from tulle.ztunnel.traffic.entry import entry
 from tulle.ztunnel.traffic.flow import Flow, Flows
 from tulle.ztunnel.traffic.line import Line
@@ -22,7 +24,7 @@ _log = structlog.get_logger("tulle.ztunnel")
 class TrafficMonitor:
     """`write` takes finished lines of the access log; `netns` gives a descriptor of a pod's network namespace.
 
-    `log_opened`: the access log has lines of connections that open, too.
+    `level`: the least that the access log lets through, as a number of Python's logging.
     """
 
     def __init__(
@@ -32,14 +34,14 @@ class TrafficMonitor:
         netns: Callable[[str], int | None],
         write: Callable[[bytes], None],
         *,
-        log_opened: bool = False,
+        level: int = logging.INFO,
     ) -> None:
         self.connections = OpenConnections()
         self.metrics = Metrics()
         self._flows = Flows(configurator, network, self.metrics)
         self._netns = netns
         self._write = write
-        self._log_opened = log_opened
+        self.level = level
         self._watch = PolicyWatch(configurator.access, self.connections, self._close)
         self._decode = msgspec.json.Decoder(Line).decode
         self._encode = msgspec.json.Encoder().encode
@@ -75,7 +77,7 @@ class TrafficMonitor:
         self.connections.add(connection)
         flow.opened.connections += 1
         self._watch.opened(connection)
-        return self._encode(entry(line, flow.who, "")) if self._log_opened else b""
+        return self._encode(entry(line, flow.who, "")) if self.level <= logging.DEBUG else b""
 
     def _ended(self, line: Line) -> bytes:
         if line.kind == "handshake" and not line.problem:
@@ -88,7 +90,8 @@ class TrafficMonitor:
         counts.closed += 1
         counts.received += line.bytes_recv
         counts.sent += line.bytes_sent
-        return self._encode(entry(line, flow.who, problem))
+        written = entry(line, flow.who, problem)
+        return self._encode(written) if NUMBERS[written.level] >= self.level else b""
 
     def _never_opened(self, line: Line) -> tuple[Flow, Ended, str]:
         """What is known of a connection that failed or was refused, counted as such."""
