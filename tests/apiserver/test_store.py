@@ -150,6 +150,17 @@ async def test_events_are_gone_an_hour_after_their_last_change(tmp_path: Path) -
     await store.close()
 
 
+async def test_of_too_many_events_the_newest_are_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", fields_of)
+    expiry = EventExpiry(store, lambda: 0.0, most=2)
+    keys = [Key("events", "default", name) for name in ("a", "b", "c", "d")]
+    records = {one: await store.write(one, pod(one.name), 0) for one in keys}
+    await store.write(keys[0], pod("a", again="1"), records[keys[0]].revision)
+    await expiry.expire()
+    assert {record.key for record in store.list("events")} == {keys[0], keys[3]}
+    await store.close()
+
+
 async def test_a_namespace_watch_sees_its_namespace_only(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.db", fields_of)
     watcher = store.watch("pods", "one", 0)
