@@ -205,6 +205,36 @@ def test_a_connection_that_was_refused_is_counted_as_opened_closed_and_failed() 
         assert ('response_flags="CONNECT"' in line) == (name != "connections_opened")
 
 
+def test_open_connections_are_gauged_until_they_end_or_the_proxy_does() -> None:
+    monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, lambda _: None)
+    line = b'{"type":"%s","kind":"plaintext","pod":"u","src.addr":"10.0.0.1:%d","app_local":"%d"}'
+
+    def gauged() -> str:
+        (found,) = [t for t in monitor.metrics.render().splitlines() if t.startswith("istio_tcp_sockets_open{")]
+        return found.rpartition(" ")[2]
+
+    monitor.lines([line % (b"TcpUpstreamConnected", port, port) for port in (1, 2, 3)])
+    assert gauged() == "3.0"
+    monitor.lines([line % (b"TcpConnectionEnd", 1, 1)])
+    assert gauged() == "2.0"
+    monitor.envoy_gone()
+    assert gauged() == "0.0"
+
+
+def test_the_log_and_the_metrics_say_where_the_ends_are() -> None:
+    out: list[bytes] = []
+    configurator = Configurator(Here(), 1)
+    monitor = TrafficMonitor(configurator, "", lambda _: None, out.append)
+    record = workload_pb2.Workload(uid="w", name="w", namespace="n", addresses=[HERE.packed], cluster_id="Kubernetes")
+    record.locality.region, record.locality.zone = "north", "north-1"
+    configurator.apply_addresses({"w": workload_pb2.Address(workload=record).SerializeToString()}, [])
+    monitor.lines([b'{"type":"TcpConnectionEnd","kind":"plaintext","pod":"u","src.addr":"10.0.0.1:5"}'])
+    assert msgspec.json.decode(b"".join(out))["src.cluster"] == "Kubernetes"
+    text = monitor.metrics.render()
+    for label in ('source_region="north"', 'source_zone="north-1"', 'destination_zone="unknown"'):
+        assert label in text
+
+
 def test_lines_that_cannot_be_read_stop_nothing() -> None:
     out: list[bytes] = []
     monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, out.append)

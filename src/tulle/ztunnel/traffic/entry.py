@@ -16,6 +16,7 @@ class Entry(
         "source_workload": "src.workload",
         "source_namespace": "src.namespace",
         "source_identity": "src.identity",
+        "source_cluster": "src.cluster",
         "destination": "dst.addr",
         "asked_for": "dst.hbone_addr",
         "original": "dst.original_addr",
@@ -23,6 +24,7 @@ class Entry(
         "destination_workload": "dst.workload",
         "destination_namespace": "dst.namespace",
         "destination_identity": "dst.identity",
+        "destination_cluster": "dst.cluster",
     },
 ):
     """Fields in the order in which they are read."""
@@ -35,6 +37,7 @@ class Entry(
     source_workload: str = ""
     source_namespace: str = ""
     source_identity: str = ""
+    source_cluster: str = ""
     destination: str = ""
     asked_for: str = ""
     original: str = ""
@@ -42,6 +45,7 @@ class Entry(
     destination_workload: str = ""
     destination_namespace: str = ""
     destination_identity: str = ""
+    destination_cluster: str = ""
     direction: str = ""
     bytes_sent: int | None = None
     bytes_recv: int | None = None
@@ -59,6 +63,7 @@ def entry(line: Line, who: Parties, problem: str) -> Entry:
         source_workload=line.source_workload or (who.source.name if who.source is not None else ""),
         source_namespace=line.source_namespace or (who.source.namespace if who.source is not None else ""),
         source_identity=line.source_identity,
+        source_cluster=who.source.cluster_id if who.source is not None else "",
         destination=line.destination,
         asked_for=line.asked_for,
         original=line.original,
@@ -66,6 +71,7 @@ def entry(line: Line, who: Parties, problem: str) -> Entry:
         destination_workload=line.destination_workload,
         destination_namespace=line.destination_namespace,
         destination_identity=line.destination_identity,
+        destination_cluster=who.destination.cluster_id if who.destination is not None else "",
         direction="inbound" if line.inbound else "outbound",
     )
     if line.opened:

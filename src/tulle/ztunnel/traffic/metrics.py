@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 import tulle
@@ -34,6 +34,8 @@ _SIDE: Final = (
     "app",
     "version",
     "cluster",
+    "region",
+    "zone",
 )
 LABELS: Final = (
     "reporter",
@@ -98,7 +100,7 @@ class Metrics(Collector):
         self._messages.labels(type_url).inc()
         self._message_bytes.labels(type_url).inc(size)
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """The counters of connections as metrics; called by the registry."""
         opened = {labels: counts.connections for labels, counts in self._opened.items() if counts.connections}
         ended = {labels: counts for labels, counts in self._ended.items() if counts.closed}
@@ -110,6 +112,16 @@ class Metrics(Collector):
         )
         yield _family("tcp_sent_bytes", "Bytes of responses of TCP connections.", {k: ended[k].sent for k in ended})
         yield _family("tcp_connections_failed", "TCP connections that failed or were refused.", failed)
+        yield self._sockets_open()
+
+    def _sockets_open(self) -> GaugeMetricFamily:
+        ended: dict[tuple[str, ...], int] = {}
+        for values, counts in self._ended.items():
+            ended[values[:-1]] = ended.get(values[:-1], 0) + counts.closed
+        family = GaugeMetricFamily("istio_tcp_sockets_open", "TCP connections that are open now.", labels=LABELS)
+        for values, opened in self._opened.items():
+            family.add_metric(values[:-1], opened.connections - ended.get(values[:-1], 0))
+        return family
 
     def render(self) -> str:
         """Prometheus' text format."""
@@ -146,7 +158,7 @@ def labels_of(line: Line, who: Parties) -> tuple[str, ...]:
 def _side(workload: Workload | None, identity: str) -> tuple[str, ...]:
     principal = identity or _UNKNOWN
     if workload is None:
-        return (_UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, principal, _UNKNOWN, _UNKNOWN, _UNKNOWN)
+        return (*(_UNKNOWN,) * 4, principal, *(_UNKNOWN,) * 5)
     app = workload.canonical_name or _UNKNOWN
     version = workload.canonical_revision or _UNKNOWN
     return (
@@ -158,4 +170,6 @@ def _side(workload: Workload | None, identity: str) -> tuple[str, ...]:
         app,
         version,
         workload.cluster_id or _UNKNOWN,
+        workload.locality.region or _UNKNOWN,
+        workload.locality.zone or _UNKNOWN,
     )

@@ -64,7 +64,8 @@ class TrafficMonitor:
 
     def envoy_gone(self) -> None:
         """Envoy has ended and all connections with it."""
-        self.connections.clear()
+        for connection in self.connections.clear():
+            connection.flow.ended.closed += 1
 
     def stop(self) -> None:
         self._watch.stop()

@@ -79,10 +79,12 @@ class OpenConnections:
     def of(self, pod: str) -> Iterator[Connection]:
         return iter(self._by_pod.get(pod, {}).values())
 
-    def clear(self) -> None:
-        """All are gone, because Envoy is."""
+    def clear(self) -> list[Connection]:
+        """All are gone, because Envoy is; those that were open."""
+        gone = [connection for of_pod in self._by_pod.values() for connection in of_pod.values()]
         self._by_pod.clear()
         self._closing.clear()
+        return gone
 
     def __len__(self) -> int:
         return sum(map(len, self._by_pod.values()))
