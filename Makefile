@@ -42,7 +42,7 @@ lab: install
 	tulle lab
 
 test: debian-test $(VENV)/.installed lint
-	pytest
+	@./scripts/test
 
 lint: $(VENV)/.installed
 	ruff check src tests

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 
 from tests.e2e.mesh import STATE, Mesh, until
 from tulle.cli.explain import live
 from tulle.cli.explain.report import explain
 from tulle.cli.explain.route import Ask
 from tulle.cli.explain.world import live as live_world
+from tulle.cli.lab import Result
 from tulle.cli.lesson import CURL, FORBIDDEN, FROM_TEST, FROM_WEB, OK, RESET, UNAVAILABLE, Outcome
 from tulle.kube.client import Client
 
 TIMES = 100
-AT_ONCE = 4
 REFUSED = (RESET, UNAVAILABLE)
 ANSWERED = Outcome(0, "200")
 CODES = {OK: "200", ANSWERED: "200", FORBIDDEN: "403", UNAVAILABLE: "503", RESET: "reset"}
@@ -44,9 +44,13 @@ def foretold(line: str) -> str:
 def always(mesh: Mesh, line: str, wanted: Outcome) -> None:
     """The same outcome every time once it has settled."""
     settles(mesh, line, wanted)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        different = [result for result in pool.map(mesh.run, [line] * TIMES) if not result.meets(wanted)]
+    before, asked = line.replace(" -it", "").split(" -- ")
+    looped = f"for n in $(seq {TIMES}); do {asked} 2>&1; echo exit $?; done"
+    output = mesh.ok(f"{before} -- sh -c {shlex.quote(looped)}")
+    results = [Result(int(code), text) for text, code in re.findall(r"(.*?)^exit (\d+)$", output, re.M | re.S)]
+    different = [result for result in results if not result.meets(wanted)]
     assert different == [], f"{len(different)} of {TIMES} came out differently, first: {different[0]}"
+    assert len(results) == TIMES
 
 
 def by_profile(mesh: Mesh, *, lesson: Outcome, istio: Outcome) -> Outcome:

@@ -57,7 +57,7 @@ def test_an_impossible_number_of_nodes(tmp_path: Path, nodes: int) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="the message for everybody else comes first")
 def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClusterError, match=r"ip, nft, crun, mount not found: .*crun iproute2 mount nftables"):
+    with pytest.raises(ClusterError, match=r"ip, nft, conntrack, crun, mount not found: .*conntrack crun iproute2"):
         lifecycle.start(ClusterSpec(str(tmp_path / "state"), 6443, "lesson"))
 
 

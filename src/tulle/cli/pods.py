@@ -60,9 +60,11 @@ async def find(client: Client, reference: str, namespace: str) -> tuple[Pod, ...
 
 
 async def labelled(client: Client, selector: str, namespace: str | None, node: str = "") -> tuple[Pod, ...]:
-    """Running pods with these labels, ready ones first."""
+    """Running pods with these labels, ready ones first; one that ends only while nothing has taken its place on its node."""
     pods = (await client.list(PODS, namespace, label_selector=selector)).items
-    return order(pod for pod in pods if node in ("", pod.spec.node_name) and pod.status.phase == "Running")
+    running = [pod for pod in pods if node in ("", pod.spec.node_name) and pod.status.phase == "Running"]
+    replaced = {pod.spec.node_name for pod in running if not pod.metadata.deletion_timestamp}
+    return order(pod for pod in running if not pod.metadata.deletion_timestamp or pod.spec.node_name not in replaced)
 
 
 def order(pods: Iterable[Pod]) -> tuple[Pod, ...]:

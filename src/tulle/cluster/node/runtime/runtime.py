@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from tulle.cluster.node.runtime.rootfs import ImageRoot
 from tulle.cluster.node.runtime.shim.client import Attachment, ShimClient, ShimError
 
 CONFIG_FILE = "config.json"
+_DYING_SECONDS = 5.0
 
 
 class ContainerError(Exception):
@@ -89,14 +90,25 @@ class Runtime:
     async def start(self) -> None:
         """Connect to the shim, starting it if it does not run. Raises ShimError."""
         pause.install(self._paths.pause)
-        if shim_pid(self._paths) is None:
-            await self._start_shim()
-        for status in await self._shim.connect():
+        for status in await self._connect():
             self._statuses[status.record.cid] = status
         for directory in self._paths.containers.iterdir():
             rootfs.release(directory / "rootfs")
         for cid in [cid for cid, status in self._statuses.items() if status.state in {"creating", "created"}]:
             await self.remove(cid)  # an earlier process ended before it could start this one
+
+    async def _connect(self) -> Sequence[Status]:
+        """The containers of the shim. One that dies closes its socket a moment before its process is gone."""
+        deadline = time.monotonic() + _DYING_SECONDS
+        while True:
+            if shim_pid(self._paths) is None:
+                await self._start_shim()
+            try:
+                return await self._shim.connect()
+            except ShimError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.02)
 
     async def _start_shim(self) -> None:
         pid = spawn_shim(self._paths)
