@@ -133,17 +133,23 @@ def test_an_ending_server_answers_what_was_asked_and_ends_what_waits() -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def slow(request: Request) -> Answer:
-        asked.set()
-        assert go_on.wait(5)
+        if request.path == "/slow":
+            asked.set()
+            assert go_on.wait(30)
         return echo(request)
 
     with Server(0, slow, "test") as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         address = ("127.0.0.1", server.server_address[1])
-        with socket.create_connection(address, timeout=5) as busy, socket.create_connection(address, timeout=5) as idle:
-            busy.sendall(b"GET /a HTTP/1.1\r\n\r\n")
-            assert asked.wait(5)
+        with (
+            socket.create_connection(address, timeout=30) as busy,
+            socket.create_connection(address, timeout=30) as idle,
+        ):
+            idle.sendall(b"GET /a HTTP/1.1\r\n\r\n")
+            assert b"Connection: keep-alive" in idle.recv(65536)
+            busy.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+            assert asked.wait(30)
             server.end()
             thread.join()
             assert idle.recv(1) == b""

@@ -1,7 +1,8 @@
 """CustomResourceDefinitions at work: accepted names, conditions, and the kinds they add to the registry.
 
-A definition is served as soon as its conditions say so. They are written by this module, as the API server's own
-controllers do in a real cluster: NamesAccepted (nobody else has the names) and Established.
+A definition whose names nobody else has is served from the moment it is stored, so that a file with definitions and
+their objects can be applied in one go. Its conditions are written a moment later by this module, as the API server's own
+controllers do in a real cluster: NamesAccepted and Established; from then on they say whether it is served.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _conditions(definition: Object, problem: str) -> list[Object]:
             "the initial names have been accepted" if accepted else "not all names are accepted",
         ),
     ]
-    before = {c["type"]: c for c in (definition.get("status") or {}).get("conditions") or ()}
+    before = {c["type"]: c for c in _conditions_of(definition)}
     conditions = [c for kind, c in before.items() if kind not in ("NamesAccepted", "Established")]
     for kind, true, reason, message in wanted:
         status = "True" if true else "False"
@@ -96,6 +97,10 @@ def _conditions(definition: Object, problem: str) -> list[Object]:
             {"lastTransitionTime": when, "message": message, "reason": reason, "status": status, "type": kind}
         )
     return conditions
+
+
+def _conditions_of(definition: Object) -> list[Object]:
+    return (definition.get("status") or {}).get("conditions") or []
 
 
 class CustomKinds:
@@ -115,9 +120,9 @@ class CustomKinds:
         store.listen(RESOURCE, self._changed)
 
     def _register(self, definition: Object) -> None:
-        conditions = (definition.get("status") or {}).get("conditions") or ()
-        established = any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
-        self._registry.set_custom(definition["metadata"]["name"], kinds_of(definition) if established else ())
+        said = [c["status"] for c in _conditions_of(definition) if c["type"] == "Established"]
+        served = "True" in said if said else not self._names_problem(definition)
+        self._registry.set_custom(definition["metadata"]["name"], kinds_of(definition) if served else ())
 
     def _changed(self, event: Event) -> None:
         if event.new is None:
