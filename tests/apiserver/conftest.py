@@ -53,7 +53,7 @@ class ServerProcess:
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        code = self._process.wait(timeout=20)
+        code = self._process.wait(timeout=60)
         assert self._process.stdout is not None
         self._process.stdout.close()
         return code

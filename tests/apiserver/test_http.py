@@ -35,11 +35,11 @@ class Watch:
         self._answer.close()
 
     async def next(self) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return json.loads(await self._answer.content.readline())
 
     async def ended(self) -> bool:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await self._answer.content.readline() == b""
 
 

@@ -205,14 +205,14 @@ def test_wait_and_delete(kubectl: Kubectl, namespace: str) -> None:
     in_it = ("-n", namespace)
     kubectl("run", "p", "--image=i", *in_it)
     waiting = subprocess.Popen(
-        [str(KUBECTL), "wait", "--for=condition=Ready", "pod/p", "--timeout=20s", *in_it, f"--kubeconfig={kubectl.kubeconfig}"],
+        [str(KUBECTL), "wait", "--for=condition=Ready", "pod/p", "--timeout=120s", *in_it, f"--kubeconfig={kubectl.kubeconfig}"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     status = '{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}'
     kubectl("patch", "pod", "p", "--subresource=status", "--type=merge", "-p", status, *in_it)
-    assert waiting.communicate(timeout=25)[0] == "pod/p condition met\n"
+    assert waiting.communicate(timeout=125)[0] == "pod/p condition met\n"
     assert kubectl("delete", "pod", "p", *in_it) == f'pod "p" deleted from {namespace} namespace\n'
-    assert kubectl.run("wait", "--for=delete", "pod/p", "--timeout=5s", *in_it).returncode == 0
+    assert kubectl.run("wait", "--for=delete", "pod/p", "--timeout=60s", *in_it).returncode == 0
     kubectl("create", "configmap", "c", *in_it)
     kubectl("delete", "configmap", "--all", *in_it)
     assert kubectl.run("get", "configmaps", *in_it).stderr == f"No resources found in {namespace} namespace.\n"
@@ -243,7 +243,7 @@ def test_explain_and_api_resources(kubectl: Kubectl) -> None:
 def test_custom_resources(kubectl: Kubectl, namespace: str) -> None:
     in_it = ("-n", namespace)
     kubectl("apply", "-f", "-", stdin=CRD)
-    kubectl("wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=10s")
+    kubectl("wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=60s")
     widget = "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: w}\nspec: {size: 3, free: {any: [1]}}\n"
     assert kubectl("apply", *in_it, "-f", "-", stdin=widget) == "widget.example.com/w created\n"
     spec = kubectl.get("wg", "w", *in_it)["spec"]

@@ -104,7 +104,7 @@ async def test_a_node_proxy_may_have_what_runs_beside_it(client: Client) -> None
     await ensure_namespace(client, "shop")
     await start_pod(client, "cart-1", "shop", "cart")
     caller = await TokenReviewer(client, "cluster.local").review(await token(client, "ztunnel", "istio-system", pod))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while ("shop", "cart-1") not in index.snapshot():
             await asyncio.sleep(0.01)
     may_impersonate(caller, Identity("cluster.local", "shop", "cart"), index)
@@ -119,7 +119,7 @@ async def test_the_root_reaches_every_namespace(client: Client) -> None:
     publisher = RootPublisher(client, namespaces, "the root")
     tasks = [asyncio.create_task(work) for work in (namespaces.run(), publisher.config_maps.run(), publisher.run())]
     await ensure_namespace(client, "shop")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while ("shop", NAME) not in publisher.config_maps.store or len(publisher.config_maps.store) < len(
             namespaces.store
         ):

@@ -62,7 +62,7 @@ class Managed:
         self.manager.wake()
 
     async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not true():
                 await asyncio.sleep(0.005)
 

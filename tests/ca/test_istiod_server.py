@@ -157,7 +157,7 @@ async def test_another_root_is_not_trusted(istiod: Istiod, tmp_path: Path) -> No
 async def test_configuration_for_a_token(istiod: Istiod) -> None:
     ads = istiod.ads("node-1")
     task = asyncio.create_task(ads.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ads.synced()
     task.cancel()
     await asyncio.wait((task,))
@@ -182,7 +182,7 @@ async def test_a_certificate_of_this_mesh_opens_the_mutual_port(istiod: Istiod) 
     manager = CertificateManager(Named(istiod), impersonate=False, clock=istiod.clock.seconds)
     manager.want(ZTUNNEL.spiffe)
     working = asyncio.create_task(manager.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await manager.ready(ZTUNNEL.spiffe)
     envelope = manager.secrets.get(ZTUNNEL.spiffe)
     assert envelope is not None
@@ -193,7 +193,7 @@ async def test_a_certificate_of_this_mesh_opens_the_mutual_port(istiod: Istiod) 
     connect = channels.tls(f"localhost:{istiod.listening.mutual}", istiod.root, client_cert=lambda: client_cert)
     ads = AdsClient(connect, base_pb2.Node(id="x"), {types.ADDRESS: _take})
     task = asyncio.create_task(ads.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ads.synced()
     for running in (task, working):
         running.cancel()

@@ -63,7 +63,7 @@ class Cluster:
         return {key[0] for key, found in self.config_maps.store.items() if found.data == {"root-cert.pem": ROOT}}
 
     async def until(self, *namespaces: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.published() != set(namespaces):
                 await asyncio.sleep(0.005)
 

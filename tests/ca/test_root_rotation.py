@@ -59,7 +59,7 @@ def plug_in(mesh: Mesh, signer: Issuer, *trusted: Issuer) -> None:
         f"kubectl create secret generic cacerts -n istio-system {given} --dry-run=client -o yaml | kubectl apply -f -"
     )
     mesh.ok("kubectl rollout restart -n istio-system deployment/istiod")
-    mesh.ok("kubectl rollout status -n istio-system deployment/istiod --timeout=60s")
+    mesh.ok("kubectl rollout status -n istio-system deployment/istiod --timeout=120s")
     for _ in range(2):
         mesh.settles(FROM_TEST, OK)
     mesh.settles(OF_ISTIOD, Outcome(0, str(len(trusted))))
@@ -68,12 +68,12 @@ def plug_in(mesh: Mesh, signer: Issuer, *trusted: Issuer) -> None:
 def renew_waypoint(mesh: Mesh) -> None:
     """Half of its life later the waypoint has another certificate; a new pod has one at once."""
     mesh.ok("kubectl rollout restart -n hello deployment/waypoint")
-    mesh.ok("kubectl rollout status -n hello deployment/waypoint --timeout=60s")
+    mesh.ok("kubectl rollout status -n hello deployment/waypoint --timeout=120s")
 
 
 def renew_ztunnel(mesh: Mesh) -> None:
     mesh.ok("kubectl rollout restart -n istio-system daemonset/ztunnel")
-    mesh.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=60s")
+    mesh.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=120s")
 
 
 def test_traffic_goes_on_while_the_root_changes(mesh: Mesh) -> None:

@@ -72,7 +72,7 @@ class MeshNode:
         return found
 
     async def until_redirection(self, namespace: str, name: str, value: str | None) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.pod(namespace, name).metadata.annotations.get(REDIRECTION) != value:
                 self.api.changed.clear()
                 await self.api.changed.wait()
@@ -82,7 +82,7 @@ class MeshNode:
         """The agent's process, ready, for as long as the context lasts."""
         task = asyncio.create_task(run(self.settings, self.api))  # type: ignore[arg-type]
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await self._ready():
                     if task.done():
                         task.result()

@@ -57,7 +57,7 @@ class FakeZtunnel:
 
     async def until(self, condition: object) -> None:
         assert callable(condition)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition(self):
                 self.changed.clear()
                 await self.changed.wait()

@@ -47,7 +47,7 @@ class Cluster:
             process.kill()
         else:
             process.terminate()
-        process.wait(20)
+        process.wait(60)
 
     def start_api(self) -> None:
         self.start("api", "-m", "tulle.cluster.apiserver", "--state-dir", str(self.state), "--port", str(self.port))
@@ -74,7 +74,7 @@ class Cluster:
         assert kubectl is not None
         command = [kubectl, "--kubeconfig", self.kubeconfig, "--cache-dir", str(self.state / "cache")]
         command += [*([] if "-n" in arguments else ["-n", self.namespace]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, input=stdin, timeout=150, check=False)
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         done = self.run(*arguments, stdin=stdin)
@@ -83,7 +83,7 @@ class Cluster:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Waits for ``condition``; fails after 40 s."""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come true"
             time.sleep(0.1)

@@ -55,7 +55,7 @@ class Node:
         loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in whom else socket.AF_INET
         with self.link(socket.SOCK_STREAM if stream else socket.SOCK_DGRAM, self.client, family) as link:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await loop.sock_connect(link, (whom or self.resolver.ip, 53))
                 if not stream:
                     await loop.sock_sendall(link, query)

@@ -61,7 +61,7 @@ def test_what_runs(mesh: Mesh) -> None:
 def test_a_pods_whole_life(mesh: Mesh) -> None:
     mesh.ok("kubectl create namespace life")
     assert mesh.ok("kubectl run web --image=nginx -n life") == "pod/web created\n"
-    assert mesh.ok("kubectl wait -n life pod/web --for=condition=Ready --timeout=60s") == "pod/web condition met\n"
+    assert mesh.ok("kubectl wait -n life pod/web --for=condition=Ready --timeout=120s") == "pod/web condition met\n"
     described = mesh.ok("kubectl describe pod -n life web")
     for part in (
         "Node:             node1/",
@@ -72,7 +72,7 @@ def test_a_pods_whole_life(mesh: Mesh) -> None:
         assert part in described
     address = mesh.ok("kubectl get pod -n life web -o jsonpath={.status.podIP}")
     mesh.ok("kubectl run client --image=curlimages/curl -n life --restart=Never --command -- sleep infinity")
-    mesh.ok("kubectl wait -n life pod/client --for=condition=Ready --timeout=60s")
+    mesh.ok("kubectl wait -n life pod/client --for=condition=Ready --timeout=120s")
     assert "Welcome to nginx!" in mesh.ok(f"kubectl exec -n life client -- curl -s http://{address}/")
     assert "GET / HTTP/1.1" in mesh.ok("kubectl logs -n life web")
     ended = mesh.run("kubectl exec -n life client -- sh -c 'exit 7'")
@@ -80,7 +80,7 @@ def test_a_pods_whole_life(mesh: Mesh) -> None:
     on_a_terminal = "script -qec 'kubectl exec -n life -it client -- sh -c \"test -t 0 && tty\"' /dev/null"
     assert "/dev/pts/" in mesh.ok(on_a_terminal)
     assert mesh.ok("kubectl delete pod -n life client --now").startswith('pod "client" deleted')
-    assert mesh.ok("kubectl delete namespace life --timeout=60s").startswith('namespace "life" deleted')
+    assert mesh.ok("kubectl delete namespace life --timeout=120s").startswith('namespace "life" deleted')
     assert "NotFound" in mesh.run("kubectl get namespace life").output
 
 
@@ -120,4 +120,4 @@ def test_waypoint_commands(mesh: Mesh) -> None:
     assert mesh.ok("istioctl waypoint delete -n wp waypoint") == "waypoint wp/waypoint deleted\n"
     assert mesh.run("istioctl waypoint apply -n wp --name none").code == 1
     mesh.settles("kubectl get deploy,svc,sa -n wp -o name", Outcome(0, "serviceaccount/default"))
-    mesh.ok("kubectl delete namespace wp --timeout=60s")
+    mesh.ok("kubectl delete namespace wp --timeout=120s")

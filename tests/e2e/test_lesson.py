@@ -63,9 +63,9 @@ def populate(mesh: Mesh) -> None:
     mesh.ok("kubectl run nginx --image=nginx -n web --restart=Never --command -- sleep infinity")
     mesh.ok("kubectl label namespace hello istio.io/dataplane-mode=ambient")
     mesh.ok("kubectl apply -f helloworld.yaml -n hello")
-    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=60s")
-    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=60s")
-    mesh.ok("kubectl wait -n web pod/nginx --for=condition=Ready --timeout=60s")
+    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=120s")
+    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=120s")
+    mesh.ok("kubectl wait -n web pod/nginx --for=condition=Ready --timeout=120s")
 
 
 def test_the_table(profile_mesh: Mesh) -> None:
@@ -90,7 +90,7 @@ def test_the_table(profile_mesh: Mesh) -> None:
     # Row 4: a waypoint.
     mesh.ok("istioctl waypoint apply -n hello")
     mesh.ok("kubectl label namespace hello istio.io/waypoint=enabled")
-    mesh.ok("kubectl wait -n hello gateway/waypoint --for=condition=Programmed --timeout=60s")
+    mesh.ok("kubectl wait -n hello gateway/waypoint --for=condition=Programmed --timeout=120s")
     if mesh.profile == "istio":
         settles(mesh, FROM_TEST, RESET)
         mesh.ok("kubectl label namespace hello istio.io/use-waypoint=waypoint")

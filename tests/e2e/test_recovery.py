@@ -15,9 +15,9 @@ def lesson(mesh: Mesh) -> Mesh:
     for namespace in ("test", "out"):
         mesh.ok(f"kubectl run curl --image=curlimages/curl -n {namespace} --restart=Never --command -- sleep infinity")
     mesh.ok("kubectl apply -f helloworld.yaml -n hello && kubectl apply -f global-pa.yaml")
-    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=60s")
-    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=60s")
-    mesh.ok("kubectl wait -n out pod/curl --for=condition=Ready --timeout=60s")
+    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=120s")
+    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=120s")
+    mesh.ok("kubectl wait -n out pod/curl --for=condition=Ready --timeout=120s")
     mesh.settles(FROM_TEST, OK)
     return mesh
 
@@ -26,9 +26,9 @@ def lesson(mesh: Mesh) -> Mesh:
 def test_a_deleted_pod_of_the_mesh_comes_back(lesson: Mesh, label: str) -> None:
     names = f"kubectl get pod -n istio-system -l {label} -o jsonpath={{.items[*].metadata.name}}"
     before = lesson.ok(names)
-    lesson.ok(f"kubectl delete pod -n istio-system -l {label} --timeout=60s")
+    lesson.ok(f"kubectl delete pod -n istio-system -l {label} --timeout=120s")
     lesson.settles(
-        f"kubectl wait -n istio-system pod -l {label} --for=condition=Ready --timeout=30s", Outcome(0, "condition met")
+        f"kubectl wait -n istio-system pod -l {label} --for=condition=Ready --timeout=120s", Outcome(0, "condition met")
     )
     assert lesson.ok(names) != before
     lesson.settles(FROM_TEST, OK)
@@ -39,7 +39,7 @@ def test_a_waypoint_comes_back(lesson: Mesh) -> None:
     lesson.ok("istioctl waypoint apply -n hello --enroll-namespace --wait")
     lesson.settles(FROM_TEST, OK)
     lesson.ok("kubectl delete pod -n hello -l gateway.networking.k8s.io/gateway-name=waypoint --now")
-    lesson.ok("kubectl wait -n hello deployment/waypoint --for=condition=Available --timeout=60s")
+    lesson.ok("kubectl wait -n hello deployment/waypoint --for=condition=Available --timeout=120s")
     lesson.settles(FROM_TEST, OK)
 
 

@@ -80,7 +80,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
             applied = mesh.apply(manifest)
             assert applied.code == 0, applied.output
         for pod in ("here pod/client", "outside pod/client", "there pod/web"):
-            mesh.ok(f"kubectl wait --for=condition=Ready --timeout=60s -n {pod}")
+            mesh.ok(f"kubectl wait --for=condition=Ready --timeout=120s -n {pod}")
         mesh.settles(GET, SERVED)
         yield mesh
     finally:
@@ -111,7 +111,7 @@ def test_only_tls_1_3_on_port_15008_crosses_between_the_nodes(nodes: Mesh, tmp_p
     source, server = address(nodes, "here", "client"), address(nodes, "there", "web")
     file = tmp_path / "between.pcap"
     nodes.ok("kubectl rollout restart -n istio-system daemonset/ztunnel")  # so that connections are opened anew
-    nodes.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=60s")
+    nodes.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=120s")
     with capture.capturing("node2", file, f"tcp and host {source} and host {server}"):
         nodes.settles(GET, SERVED)
     found = capture.segments(file)

@@ -30,8 +30,8 @@ def lesson(mesh: Mesh) -> Mesh:
     mesh.ok("kubectl label namespace test hello istio.io/dataplane-mode=ambient")
     mesh.ok("kubectl run curl --image=curlimages/curl -n test --restart=Never --command -- sleep infinity")
     mesh.ok("kubectl apply -f helloworld.yaml -n hello")
-    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=60s")
-    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=60s")
+    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=120s")
+    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=120s")
     mesh.settles(FROM_TEST, OK)
     return mesh
 
@@ -42,7 +42,7 @@ def test_only_tls_1_3_on_port_15008_crosses_the_bridge(lesson: Mesh, tmp_path: P
     file = tmp_path / "bridge.pcap"
     between = f"tcp and host {client} and (host {servers[0]} or host {servers[1]})"
     lesson.ok("kubectl rollout restart -n istio-system daemonset/ztunnel")  # so that connections are opened anew
-    lesson.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=60s")
+    lesson.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=120s")
     with capture.capturing("tulle-br0", file, between):
         lesson.settles(GET, Outcome(0, "Hello version"))
         for _ in range(5):
@@ -74,7 +74,7 @@ def test_a_host_of_a_service_entry_is_known_to_captured_pods_only(lesson: Mesh) 
     lesson.ok("kubectl apply -f entry.yaml")
     lesson.ok("kubectl run outside --image=curlimages/curl --restart=Never --command -- sleep infinity")
     lesson.settles(f"kubectl exec -n test curl -- nslookup {HOST}", Outcome(0, ADDRESS))
-    lesson.ok("kubectl wait pod/outside --for=condition=Ready --timeout=60s")
+    lesson.ok("kubectl wait pod/outside --for=condition=Ready --timeout=120s")
     assert ADDRESS not in lesson.run(f"kubectl exec outside -- timeout 2 nslookup {HOST}").output
 
 

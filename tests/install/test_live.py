@@ -50,7 +50,7 @@ def test_removed_and_put_back_by_kubectl(mesh: Mesh) -> None:
 
     mesh.ok("tulle manifest generate --profile istio | kubectl apply -f -")
     for workload in ("deployment/istiod", "daemonset/istio-cni-node", "daemonset/ztunnel"):
-        mesh.ok(f"kubectl rollout status -n istio-system {workload} --timeout=60s")
+        mesh.ok(f"kubectl rollout status -n istio-system {workload} --timeout=120s")
     mesh.ok("kubectl label namespace test hello istio.io/dataplane-mode=ambient")
     mesh.settles("istioctl zc w --workload-namespace test", Outcome(0, "HBONE"))
     mesh.settles(FROM_TEST, OK)

@@ -110,7 +110,7 @@ def run_istiod(client: Client) -> RunIstiod:
 
 async def eventually(check: Callable[[], Awaitable[Any]], why: str) -> Any:
     """Wait until `check` gives something true and return it; `why` says what was waited for."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (found := await check()):
             await asyncio.sleep(0.02)
     return found

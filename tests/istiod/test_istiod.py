@@ -100,7 +100,7 @@ async def reading(
     )
     task = asyncio.create_task(ads.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await ads.synced()
         yield reader
     finally:
@@ -252,7 +252,7 @@ async def test_not_ready_while_the_mesh_configuration_cannot_be_read(
     await asyncio.sleep(0.5)
     assert not starting.done()
     await client.patch(CONFIG_MAPS, "istio", {"data": {"mesh": "{}"}}, home)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await starting
 
 

@@ -183,7 +183,7 @@ async def test_the_api_server_asks_and_is_answered(client: Client, namespace: st
             )
             assert await eventually(lambda: bundle(client), "the bundle is written again") == good
             policy = {"metadata": {"name": "p", "namespace": namespace}, "spec": {"action": "DENY"}}
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 with pytest.raises(ApiError) as refused:
                     await client.create(AUTHORIZATION_POLICIES, policy)
             assert "spec.rules" in str(refused.value)

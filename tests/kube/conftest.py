@@ -14,7 +14,7 @@ from tulle.kube.config import Connection
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for ``condition``; fails after 20 s."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 

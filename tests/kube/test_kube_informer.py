@@ -46,7 +46,7 @@ class Follower:
 async def running(informer: Informer[ConfigMap]) -> AsyncIterator[None]:
     task = asyncio.create_task(informer.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await informer.synced()
         yield
         assert not task.done()

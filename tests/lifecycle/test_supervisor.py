@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tulle.cluster import supervisor
 from tulle.cluster.supervisor import Backoff, ProcessSpec
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 CHILD = """
 import signal, sys, time
 log, name = open(sys.argv[1], "a", buffering=1), sys.argv[2]

@@ -28,7 +28,7 @@ from tulle.kube.client import Client
 
 PORT, NODE, IP = 16443, "n1", "127.0.0.1"
 KUBECTL = Path(sys.executable).parent / "kubectl"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class LoopbackNetwork:

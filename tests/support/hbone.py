@@ -131,7 +131,7 @@ class Client:
             pseudo += [(":scheme", "https"), (":path", "/")]
         self._h2.send_headers(stream_id, [*pseudo, *headers])
         await self._flush()
-        status, fields = await asyncio.wait_for(opened, 10)
+        status, fields = await asyncio.wait_for(opened, 60)
 
         async def write(data: bytes) -> None:
             self._h2.send_data(stream_id, data)

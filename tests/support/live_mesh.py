@@ -31,6 +31,6 @@ def populate(mesh: Mesh) -> None:
     mesh.ok("kubectl label namespace test hello istio.io/dataplane-mode=ambient")
     mesh.ok("kubectl run curl --image=curlimages/curl -n test --restart=Never --command -- sleep infinity")
     mesh.ok("kubectl apply -f helloworld.yaml -n hello")
-    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=60s")
-    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=60s")
+    mesh.ok("kubectl wait -n hello deployment --all --for=condition=Available --timeout=120s")
+    mesh.ok("kubectl wait -n test pod/curl --for=condition=Ready --timeout=120s")
     mesh.settles(FROM_TEST, OK)

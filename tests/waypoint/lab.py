@@ -205,7 +205,7 @@ class Mesh:
         await self.acknowledged()
 
     async def acknowledged(self) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not self._synced():
                 self._answered.clear()
                 await self._answered.wait()
@@ -245,11 +245,11 @@ class Mesh:
             if tunnel.status != 200:
                 return Answer(tunnel.status, refused=True)
             await tunnel.write(request)
-            return await asyncio.wait_for(read_answer(tunnel.reader, head=request.startswith(b"HEAD ")), 10)
+            return await asyncio.wait_for(read_answer(tunnel.reader, head=request.startswith(b"HEAD ")), 60)
 
     async def eventually(self, status: int, *, port: int, **request: Any) -> None:
         """For what takes effect after its acknowledgement: a listener's new chains."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await self.get(port=port, **request)).status != status:
                 await asyncio.sleep(0.02)
 
@@ -258,7 +258,7 @@ class Mesh:
     async def logged(self, **fields: Any) -> dict[str, Any]:
         """The newest line of the access log with these fields (dots written as double underscores)."""
         wanted = {name.replace("__", "."): value for name, value in fields.items()}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 for line in reversed(self._log.read_text().splitlines()):
                     found = json.loads(line) if line.startswith("{") else {}
@@ -350,11 +350,11 @@ async def waypoint(place: netns.Joined, port: int, folder: Path) -> AsyncIterato
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(process.wait(), 20)
+            await asyncio.wait_for(process.wait(), 60)
 
 
 async def _until_ready(place: netns.Joined) -> None:
-    async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         while True:
             with contextlib.suppress(aiohttp.ClientConnectorError):
                 async with session.get(f"http://{place.inside}:15021/healthz/ready") as response:

@@ -66,7 +66,7 @@ async def _in_force(mesh: Mesh, normalization: str) -> None:
         "DECODE_AND_MERGE_SLASHES": ("/a/%2Fb", "/a/b"),
     }
     asked, wanted = probes[normalization]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await mesh.get(path=asked)).seen["path"] != wanted:
             await asyncio.sleep(0.02)
 
@@ -160,7 +160,7 @@ async def http2(mesh: Mesh, headers: list[tuple[str, str]]) -> str:
     async with mesh.tunnel(TEST, 5000) as tunnel:
         connection.send_headers(1, headers, end_stream=True)
         await tunnel.write(connection.data_to_send())
-        while data := await asyncio.wait_for(tunnel.reader.read(65536), 10):
+        while data := await asyncio.wait_for(tunnel.reader.read(65536), 60):
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.ResponseReceived):
                     return dict(event.headers)[":status"]

@@ -161,7 +161,7 @@ async def test_opaque_connections(mesh: Mesh) -> None:
     async with authorizer.serving(mesh.place.host):
         await configure(mesh, custom("asks-grpc"))
         await mesh.eventually(200, port=TCP)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not any(check.attributes.request.http.path == "" for check in authorizer.asked):
                 await mesh.get(port=TCP)
         verdict[0] = False

@@ -81,7 +81,7 @@ class IstiodProcess:
         self._process = process
         serving: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=_follow, args=(process, serving), daemon=True).start()
-        self.port = serving.get(timeout=30)["ports"]["xds"]
+        self.port = serving.get(timeout=60)["ports"]["xds"]
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tests.support.hbone import Client, spiffe_of
 
 _CLONE_NEWNET = 0x40000000
-_PATIENCE = 10.0
+_PATIENCE = 60.0
 HBONE_PORT = 15008
 
 

@@ -30,7 +30,7 @@ MESSAGES = {
     AUTHORIZATION: authorization_pb2.Authorization,
 }
 NAME = "istiod.istio-system.svc"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)

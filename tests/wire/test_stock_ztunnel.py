@@ -267,7 +267,7 @@ async def ending(way: grpc.aio.Channel, proxy: Proxy, type_url: str) -> grpc.Sta
     with suppress(grpc.aio.AioRpcError):
         await stream.ask(type_url)
         await stream.receive()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         code: grpc.StatusCode = await stream.call.code()
     return code
 

@@ -33,7 +33,7 @@ _URLS = (types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES, types.SEC
 
 
 async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await check():
             await asyncio.sleep(0.02)
 
@@ -176,7 +176,7 @@ async def test_configuration_by_ads(world: World) -> None:
 
 
 async def test_empty_configuration_makes_envoy_live(world: World) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await world.envoy.wait_live()
 
 

@@ -144,7 +144,7 @@ class Node:
 
         return Counter(await asyncio.gather(*(once() for _ in range(count))))
 
-    async def eventually(self, check: Any, seconds: float = 10.0) -> Any:
+    async def eventually(self, check: Any, seconds: float = 60.0) -> Any:
         """Repeat an async check until it holds; its last answer."""
         async with asyncio.timeout(seconds):
             while not (answer := await check()):

@@ -25,7 +25,7 @@ async def client(what: dict[str, Any]) -> list[dict[str, Any]]:
             answer: dict[str, Any] = {"status": tunnel.status, "peer": connection.peer}
             if tunnel.status == 200 and "send" in request:
                 await tunnel.write(request["send"].encode())
-                answer["data"] = (await asyncio.wait_for(tunnel.reader.read(65536), 5)).decode()
+                answer["data"] = (await asyncio.wait_for(tunnel.reader.read(65536), 60)).decode()
             answers.append(answer)
     return answers
 

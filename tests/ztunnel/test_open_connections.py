@@ -30,7 +30,7 @@ import socket, sys
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 assert s.recv(100)
 print("open", flush=True)
-s.settimeout(5)
+s.settimeout(60)
 while line := sys.stdin.readline():
     if line == "wait\\n":
         try:
@@ -53,7 +53,7 @@ class Live:
 
     async def says(self) -> str:
         assert self.process.stdout is not None
-        return (await asyncio.wait_for(self.process.stdout.readline(), 10)).decode().strip()
+        return (await asyncio.wait_for(self.process.stdout.readline(), 60)).decode().strip()
 
     async def ask(self, what: str) -> str:
         assert self.process.stdin is not None

@@ -147,6 +147,10 @@ async def answers(node: Node) -> bool:
     return (await node.curl("test-1", "-f", URL)).code == 0
 
 
+async def all_answer(node: Node) -> bool:
+    return await node.many(40, "test-1", "-f", URL) == {0: 40}
+
+
 async def test_unreachable_and_mistaken_endpoints_are_explained(fresh: Node) -> None:
     """Ports that want explanation: an endpoint with another identity, one that is not there, and one good one beside it."""
     http(fresh, explain=True)
@@ -168,8 +172,7 @@ async def test_unreachable_and_mistaken_endpoints_are_explained(fresh: Node) -> 
     assert codes[0] > codes[22] + codes[56], "what cannot be reached is left out after the first attempt"
     hello(fresh)
     await fresh.settled()
-    await asyncio.sleep(1.5)
-    assert await fresh.many(40, "test-1", "-f", URL) == {0: 40}
+    await fresh.eventually(lambda: all_answer(fresh))
 
 
 async def test_foreign_authority(fresh: Node) -> None:

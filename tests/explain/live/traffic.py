@@ -33,7 +33,7 @@ from .drawing import Case, Placed, Round
 from .ground import Canary
 
 ROOT = "istio-system"
-PATIENCE = 6.0
+PATIENCE = 20.0
 _KINDS = {one.kind: one for one in (res.AUTHORIZATION_POLICIES, res.PEER_AUTHENTICATIONS, res.REQUEST_AUTHENTICATIONS)}
 _CONFIG = res.untyped("", "v1", "configmaps", "ConfigMap", True)
 _CURL = (*["curl", "-s", "-o", "/dev/null", "-m", "5", "--path-as-is", "-w"], r"%{exitcode} %{http_code} %{errormsg}\n")

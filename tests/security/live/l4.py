@@ -118,7 +118,7 @@ class Ground:
     async def _taken(self, stale: set[str]) -> None:
         """Until each pod's routes and plaintext chains hold the batch's mark, and no removed policy is known any more."""
         mark = str(_MARKS + self._batch)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 dump = await self.node.admin("/config_dump")
                 known = {f"{policy['namespace']}/{policy['name']}" for policy in dump["policies"]}

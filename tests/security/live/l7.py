@@ -129,7 +129,7 @@ class Ground:
         question = Question(
             world.client("test/default"), SOURCES[-1], 80, HttpRequest("GET", f"/batch/{self._batch}", "h")
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await self._ask(_MARK_VIP, question) != 200:
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.25)

@@ -79,11 +79,11 @@ async def waypoint(place: netns.Joined, port: int, folder: Path) -> AsyncIterato
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), 60)
 
 
 async def _until_ready(place: netns.Joined, process: asyncio.subprocess.Process) -> None:
-    async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         while process.returncode is None:
             with contextlib.suppress(aiohttp.ClientConnectorError):
                 async with session.get(f"http://{place.inside}:15021/healthz/ready") as response:

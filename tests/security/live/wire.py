@@ -20,7 +20,7 @@ from tulle.istiod.ca import x509 as shapes
 from tulle.istiod.ca.authority import Authority
 from tulle.security.identity import Identity
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @contextlib.contextmanager

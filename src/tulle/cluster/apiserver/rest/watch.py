@@ -6,6 +6,7 @@ is ADDED. Bookmarks tell a quiet watcher how far the store has come.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterable
@@ -146,10 +147,11 @@ async def watch(call: Call, store: Store, registry: Registry) -> web.StreamRespo
         first = [encoder.line("ADDED", record.value) for record in initial]
         if mark_end:
             first.append(encoder.bookmark(store_revision, _INITIAL_END))
-        if first:
-            await stream.write(b"".join(first))
         bookmarks = truthy(call.query.get("allowWatchBookmarks"))
-        await _Following(stream, watcher, store, wanted, encoder, deadline, bookmarks).run()
+        with contextlib.suppress(ConnectionResetError):  # the client has seen enough
+            if first:
+                await stream.write(b"".join(first))
+            await _Following(stream, watcher, store, wanted, encoder, deadline, bookmarks).run()
         return stream
     finally:
         store.unwatch(watcher)

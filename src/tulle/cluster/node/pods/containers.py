@@ -43,12 +43,18 @@ class Containers:
         self._probers: dict[str, Prober] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
+        self._ending_all: asyncio.Task[None] | None = None
 
     # What is
 
     @property
     def running(self) -> list[str]:
         return [n for n, k in self.runs.items() if k.current is not None and k.current.state == "running"]
+
+    @property
+    def starting(self) -> bool:
+        """Whether containers are being started right now, which may be running at any moment."""
+        return bool(self._starting)
 
     @property
     def busy(self) -> bool:
@@ -234,11 +240,12 @@ class Containers:
 
     # Ending
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let some ending run on its own."""
         task = asyncio.create_task(work)
         self._stopping.add(task)
         task.add_done_callback(self._stop_done)
+        return task
 
     def _stop_done(self, task: asyncio.Task[None]) -> None:
         self._stopping.discard(task)
@@ -261,6 +268,13 @@ class Containers:
         self._wake()
         ending = stopping.Ending(self._node, self.pod, container, run, self._ended_event(run.cid), deadline, self.ip)
         await ending.stop()
+
+    def end_all(self) -> None:
+        """Begin to end all that runs, unless that is under way."""
+        current = [run for known in self.runs.values() if (run := known.current) is not None]
+        left = any(run.state == "running" and not run.stopping for run in current)
+        if left and (self._ending_all is None or self._ending_all.done()):
+            self._ending_all = self.spawn(self.stop_all(Deadline(self.grace)))
 
     async def stop_all(self, deadline: Deadline) -> None:
         """Containers together first, then the sidecars, the last one first."""

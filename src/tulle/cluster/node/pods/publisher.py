@@ -33,7 +33,7 @@ class Publisher:
         changed = {key: value for key, value in wanted.items() if known.status.get(key) != value}
         if not changed:
             return True
-        body = {"metadata": {"uid": pod.metadata.uid}, "status": changed}
+        body = {"metadata": {"uid": pod.metadata.uid}, "status": _patch(changed)}
         try:
             await self._node.client.patch(
                 PODS, pod.metadata.name, body, pod.metadata.namespace, kind="strategic", subresource="status"
@@ -59,3 +59,10 @@ class Publisher:
         return Pod(
             metadata=pod.metadata, spec=pod.spec, status={**pod.status, **self._written, "conditions": conditions}
         )
+
+
+def _patch(changed: dict[str, Any]) -> dict[str, Any]:
+    """Conditions are merged one by one: a reason or message that one has no more must be taken out by name."""
+    if "conditions" not in changed:
+        return changed
+    return {**changed, "conditions": [{"reason": None, "message": None, **c} for c in changed["conditions"]]}

@@ -126,8 +126,8 @@ class PodWorker:
         wake_at = None
         if not self._outcome:
             wake_at = await self._advance()
-        if self._outcome and not self._released and not self._containers.running and not self._containers.busy:
-            await self._release()
+        if self._outcome:
+            await self._wind_down()
         published = await self._publish()
         return wake_at if published else time.time() + RETRY
 
@@ -149,8 +149,6 @@ class PodWorker:
         self._containers.show_backing_off(step.backing_off)
         for name in step.start:
             self._containers.start(name, sandbox, volumes)
-        if step.outcome and self._containers.running:
-            self._containers.spawn(self._containers.stop_all(Deadline(self._containers.grace)))
         times = [t for t in (step.wake_at, volumes.refresh_at, self._active_until) if t is not None]
         return min(times, default=None)
 
@@ -199,7 +197,13 @@ class PodWorker:
             self._outcome, self._reason = "Failed", "DeadlineExceeded"
             self._message = "Pod was active on the node longer than the specified deadline"
             self._node.event(self.pod, "Normal", "DeadlineExceeded", self._message)
-            self._containers.spawn(self._containers.stop_all(Deadline(self._containers.grace)))
+
+    async def _wind_down(self) -> None:
+        """The pod is over: end what runs, also what a start that was under way brings up; then give back the rest."""
+        if self._containers.running:
+            self._containers.end_all()
+        elif not self._containers.busy and not self._released:
+            await self._release()
 
     async def _release(self) -> None:
         """The pod is over but still there: give back its sandbox and volumes, keep what its logs need."""
@@ -236,7 +240,7 @@ class PodWorker:
             ip=self.sandbox.ip if self.sandbox is not None else self.pod.status.get("podIP", ""),
             sandbox_ready=self.sandbox is not None and not self._released,
             initialized=self._initialized,
-            outcome=self._outcome,
+            outcome="" if self._containers.starting else self._outcome,
             start_time=self._start_time,
             reason=self._reason,
             message=self._message,
