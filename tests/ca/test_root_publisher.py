@@ -40,6 +40,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.namespaces, self.config_maps = Copy(), Copy()
+        self.publisher: RootPublisher
         self.requests: list[str] = []
         self.forbidden = ""
 
@@ -71,8 +72,8 @@ class Cluster:
 @pytest.fixture
 async def cluster() -> Any:
     made = Cluster()
-    publisher = RootPublisher(made, made.namespaces, ROOT, made.config_maps)  # type: ignore[arg-type]
-    task = asyncio.create_task(publisher.run())
+    made.publisher = RootPublisher(made, made.namespaces, ROOT, made.config_maps)  # type: ignore[arg-type]
+    task = asyncio.create_task(made.publisher.run())
     yield made
     task.cancel()
     await asyncio.wait((task,))
@@ -94,6 +95,16 @@ async def test_deleted_or_edited_it_comes_back(cluster: Cluster) -> None:
     cluster.config_maps.put(("a", NAME), ConfigMap(data={"root-cert.pem": "another", "more": "x"}))
     await cluster.until("a")
     assert cluster.requests == ["create a", "create a", "replace a"]
+
+
+async def test_another_root_reaches_every_namespace(cluster: Cluster) -> None:
+    cluster.add("a")
+    cluster.add("b")
+    await cluster.until("a", "b")
+    cluster.publisher.republish("another")
+    await cluster.until()
+    cluster.publisher.republish(ROOT)
+    await cluster.until("a", "b")
 
 
 async def test_a_namespace_that_is_going_is_left_alone(cluster: Cluster) -> None:

@@ -20,6 +20,7 @@ from tulle.istiod.access import Access
 from tulle.istiod.ca.authority import Authority
 from tulle.istiod.ca.callers import Authenticator, TokenReviewer
 from tulle.istiod.ca.impersonation import PodIndex
+from tulle.istiod.ca.plugged import PluggedCa, secret_informer
 from tulle.istiod.ca.root_publisher import RootPublisher
 from tulle.istiod.ca.service import CertificateService
 from tulle.istiod.ca.store import load_authority
@@ -136,10 +137,19 @@ class Istiod:
             lambda: load_authority(self._client, organization=trust_domain, namespace=settings.namespace),
         )
         webhook = Webhook(self.index, lambda: authority.serving(names))
-        server = self._make_server(authority, informers, names)
+        certificate = RotatingCertificate(authority, names)
+        server = self._make_server(authority, certificate, informers)
         gateways = GatewayController(self._client, informers, settings.domain, self._waypoint_image())
         bundle = CaBundle(self._client, authority.root_pem, settings.service, settings.namespace)
         roots = RootPublisher(self._client, informers.namespaces, authority.root_pem)
+
+        def another_root() -> None:
+            certificate.replace()
+            webhook.renew()
+            bundle.republish(authority.root_pem)
+            roots.republish(authority.root_pem)
+
+        plugged = PluggedCa(secret_informer(self._client, settings.namespace), authority, another_root)
         self.ports["webhook"] = await webhook.start(settings.listen, settings.webhook_port)
         self._on_delta.append(lambda delta: self._settings_changed(delta, trust_domain))
 
@@ -154,7 +164,7 @@ class Istiod:
         self.metrics.leading.set_function(lambda: float(self._election.leading))
         try:
             async with asyncio.TaskGroup() as serving:
-                for work in (self.publisher.run(), webhook.run(), self._election.run(lead)):
+                for work in (self.publisher.run(), webhook.run(), plugged.secret.run(), self._election.run(lead)):
                     serving.create_task(work)
                 # Proxies have the issuers' keys from before; until each issuer was asked they would be told that there are none.
                 await self._keys.tried()
@@ -180,7 +190,9 @@ class Istiod:
             for connection in self.connections:
                 connection.end()
 
-    def _make_server(self, authority: Authority, informers: Informers, names: tuple[str, ...]) -> IstiodServer:
+    def _make_server(
+        self, authority: Authority, certificate: RotatingCertificate, informers: Informers
+    ) -> IstiodServer:
         trust_domain = self.index.settings.trust_domain
         pods = PodIndex()
         informers.pods.on_change(pods.changed)
@@ -194,7 +206,6 @@ class Istiod:
         )
         inspection = Inspection(self._settings.namespace, lambda: self.connections)
         access = Access(self.index, self.publisher, self._trusted, inspection, lambda: self._election.leading)
-        certificate = RotatingCertificate(authority, names)
         return IstiodServer(
             certificate,
             authenticator,

@@ -74,8 +74,12 @@ class RotatingCertificate:
     def renew(self) -> None:
         """Replace the certificate if it is time. Raises AuthorityError; the old one is kept then."""
         if self._clock() >= self._current.refresh_at:
-            self._current = self._authority.serving(self._names)
+            self.replace()
             _log.info("serving_certificate_renewed", names=list(self._names))
+
+    def replace(self) -> None:
+        """Replace the certificate now: the authority is another. Raises AuthorityError."""
+        self._current = self._authority.serving(self._names)
 
     async def run(self) -> None:
         """Renew in time until cancelled."""
@@ -89,9 +93,9 @@ class RotatingCertificate:
     def credentials(self, *, mutual: bool) -> grpc.ServerCredentials:
         """Credentials of a port; ``mutual`` requires a client certificate of this mesh."""
         served = self._current
-        roots = self._authority.root_pem.encode() if mutual else None
 
         def configuration(certificate: ServingCertificate) -> grpc.ServerCertificateConfiguration:
+            roots = self._authority.root_pem.encode() if mutual else None
             return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)], roots)
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:

@@ -48,7 +48,7 @@ class Webhook:
 
     async def start(self, address: str, port: int) -> int:
         """Listen; returns the port (0 picks one)."""
-        self._renew()
+        self.renew()
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_post("/validate", self._validate)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -63,7 +63,8 @@ class Webhook:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Serve with a new certificate from now on. Raises AuthorityError."""
         certificate = self._issue()
         _load(self._context, certificate)
         self._refresh_at = certificate.refresh_at
@@ -74,7 +75,7 @@ class Webhook:
             left = (self._refresh_at - utc_now()).total_seconds()
             await asyncio.sleep(max(left, _SOONEST_RENEWAL))
             try:
-                self._renew()
+                self.renew()
             except AuthorityError as error:
                 log.error("webhook certificate not renewed", reason=str(error))
 
@@ -102,12 +103,16 @@ def _memory_file(data: bytes) -> Iterator[str]:
         os.close(descriptor)
 
 
+def _bundle(root_pem: str) -> str:
+    return base64.b64encode(root_pem.encode()).decode()
+
+
 class CaBundle:
     """Keeps `caBundle` right in the webhooks that point to this istiod."""
 
     def __init__(self, client: Client, root_pem: str, service: str, namespace: str) -> None:
         self._client = client
-        self._bundle = base64.b64encode(root_pem.encode()).decode()
+        self._bundle = _bundle(root_pem)
         self._service = {"name": service, "namespace": namespace}
         self._queue: WorkQueue[str] = WorkQueue()
         self._informer = Informer(client, VALIDATING_WEBHOOKS, field_selector=f"metadata.name={CONFIGURATION}")
@@ -115,6 +120,12 @@ class CaBundle:
 
     def _changed(self, change: Change[dict[str, Any]]) -> None:
         self._queue.add(change.key[1])
+
+    def republish(self, root_pem: str) -> None:
+        """There is another root: write it."""
+        self._bundle = _bundle(root_pem)
+        for _, name in self._informer.store:
+            self._queue.add(name)
 
     async def run(self) -> None:
         """Watch and repair until cancelled."""

@@ -4,6 +4,6 @@ A certificate is the whole security of a workload, so what is signed is never wh
 proved about its sender: the key comes from the request, everything else from here.
 
 Reading order: ``x509`` (the few certificate shapes in use), ``authority`` (signing), ``store`` (where the authority's
-own key lives), ``callers`` (who is asking), ``impersonation`` (when a node may ask for a workload), ``service`` (the
-gRPC service), ``root_publisher`` (how workloads learn the root).
+own key lives), ``plugged`` (another one under a running mesh), ``callers`` (who is asking), ``impersonation`` (when a
+node may ask for a workload), ``service`` (the gRPC service), ``root_publisher`` (how workloads learn the root).
 """

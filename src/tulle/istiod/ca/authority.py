@@ -2,7 +2,7 @@
 
 The root's key may be in use for years and by several istiods, so it does not sign workloads. Each process makes an
 intermediate of its own, held in memory only and replaced well before it expires. A signing certificate that somebody
-plugged in is used as it is.
+plugged in is used as it is, and may be replaced by another while the mesh runs.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class Roots:
     root: Issuer | None = None
     signer: Issuer | None = None
 
+    def same_as(self, other: Roots) -> bool:
+        """Whether both trust and sign alike (keys are known by their certificates)."""
+        return _certificates(self) == _certificates(other)
+
 
 @dataclass(frozen=True, slots=True)
 class ServingCertificate:
@@ -69,6 +73,22 @@ class Authority:
         self._organization = organization
         self._clock = clock
         self._issuer: Issuer | None = None
+        self.root_pem = shapes.pem(roots.trusted)
+
+    @property
+    def roots(self) -> Roots:
+        """What it signs with now."""
+        return self._roots
+
+    def replace(self, roots: Roots) -> None:
+        """Sign with ``roots`` from now on. Raises AuthorityError, and goes on as before, when they cannot sign now."""
+        before = self._roots, self._issuer
+        self._roots, self._issuer = roots, None
+        try:
+            self._current(self._clock())
+        except AuthorityError:
+            self._roots, self._issuer = before
+            raise
         self.root_pem = shapes.pem(roots.trusted)
 
     def sign(self, csr_pem: bytes, identity: str, lifetime: timedelta | None = None) -> tuple[str, ...]:
@@ -108,7 +128,7 @@ class Authority:
         if not starts <= now < issuer.expires:
             raise AuthorityError(
                 f"the mesh's signing certificate {issuer.certificate.subject.rfc4514_string()} is valid from {starts} "
-                f"to {issuer.expires}, and it is {now}: replace Secret cacerts (or istio-ca-secret), restart istiod"
+                f"to {issuer.expires}, and it is {now}: replace Secret cacerts (or istio-ca-secret and restart istiod)"
             )
         return issuer
 
@@ -119,6 +139,11 @@ class Authority:
         if self._issuer is None or now >= self._issuer.expires - INTERMEDIATE_LIFETIME / 3:
             self._issuer = shapes.intermediate(root, self._organization, now, INTERMEDIATE_LIFETIME)
         return self._issuer
+
+
+def _certificates(roots: Roots) -> tuple[object, ...]:
+    signers = (roots.root, roots.signer)
+    return (roots.trusted, *((one.certificate, one.above) if one is not None else None for one in signers))
 
 
 def _checked(csr_pem: bytes, identity: str) -> CertificatePublicKeyTypes:

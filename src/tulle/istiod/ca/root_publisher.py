@@ -51,6 +51,12 @@ class RootPublisher:
         if change.key[1] == NAME:
             self._queue.add(change.key[0])
 
+    def republish(self, root_pem: str) -> None:
+        """There is another root: tell every namespace."""
+        self._root_pem = root_pem
+        for _, namespace in self._namespaces.store:
+            self._queue.add(namespace)
+
     async def run(self) -> None:
         """Publish until cancelled."""
         await self._namespaces.synced()

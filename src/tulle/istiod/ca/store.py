@@ -26,6 +26,7 @@ from tulle.istiod.ca.authority import ROOT_LIFETIME, Authority, AuthorityError, 
 from tulle.istiod.ca.x509 import Issuer, PrivateKey
 from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists, NotFound
+from tulle.kube.objects import Secret
 from tulle.kube.resources import SECRETS
 
 _log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ async def load_authority(
     """
     plugged = await _read(client, namespace, PLUGGED)
     if plugged is not None:
-        roots = plugged_roots(plugged, f"Secret {namespace}/{PLUGGED}", clock())
+        roots = plugged_roots(plugged, where(namespace, PLUGGED), clock())
     else:
         roots = await _self_signed(client, organization, namespace, clock())
     return Authority(roots, organization=organization, clock=clock)
@@ -54,7 +55,7 @@ async def _self_signed(client: Client, organization: str, namespace: str, now: d
     found = await _read(client, namespace, SELF_SIGNED)
     if found is None:
         found = await _create(client, organization, namespace, now)
-    return self_signed_roots(found, f"Secret {namespace}/{SELF_SIGNED}", now)
+    return self_signed_roots(found, where(namespace, SELF_SIGNED), now)
 
 
 async def _create(client: Client, organization: str, namespace: str, now: datetime) -> Mapping[str, bytes]:
@@ -84,10 +85,20 @@ async def _read(client: Client, namespace: str, name: str) -> Mapping[str, bytes
         secret = await client.get(SECRETS, name, namespace)
     except NotFound:
         return None
+    return decoded(secret, where(namespace, name))
+
+
+def where(namespace: str, name: str) -> str:
+    """How errors name a Secret."""
+    return f"Secret {namespace}/{name}"
+
+
+def decoded(secret: Secret, where: str) -> Mapping[str, bytes]:
+    """The data of a Secret. Raises AuthorityError."""
     try:
         return {key: base64.b64decode(value, validate=True) for key, value in secret.data.items()}
     except binascii.Error as error:
-        raise AuthorityError(f"Secret {namespace}/{name}: data is not base64: {error}") from error
+        raise AuthorityError(f"{where}: data is not base64: {error}") from error
 
 
 def self_signed_roots(data: Mapping[str, bytes], where: str, now: datetime) -> Roots:
@@ -152,8 +163,7 @@ def _check_signer(issuer: Issuer, key: str, where: str, now: datetime) -> None:
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         raise AuthorityError(
             f"{where}: data[{key!r}] is valid from {certificate.not_valid_before_utc} to "
-            f"{certificate.not_valid_after_utc}, and it is {now}: put a valid one there, then restart istiod and the "
-            "node proxies"
+            f"{certificate.not_valid_after_utc}, and it is {now}: put a valid one there"
         )
 
 
