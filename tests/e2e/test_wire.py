@@ -20,7 +20,12 @@ ENTRY = f"""
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {{name: hello, namespace: hello}}
-spec: {{hosts: [{HOST}], addresses: [{ADDRESS}], ports: [{{number: 80, name: http}}], resolution: STATIC}}
+spec:
+  hosts: [{HOST}]
+  addresses: [{ADDRESS}]
+  ports: [{{number: 80, name: http}}]
+  resolution: DNS
+  endpoints: [{{address: helloworld.hello.svc.cluster.local, ports: {{http: 5000}}}}]
 """
 
 
@@ -72,6 +77,7 @@ def test_both_sides_are_known_by_their_spiffe_identity(lesson: Mesh) -> None:
 def test_a_host_of_a_service_entry_is_known_to_captured_pods_only(lesson: Mesh) -> None:
     (lesson.folder / "entry.yaml").write_text(ENTRY)
     lesson.ok("kubectl apply -f entry.yaml")
+    lesson.settles(f"kubectl exec -n test curl -- curl -s http://{HOST}/hello", Outcome(0, "Hello version"))
     lesson.ok("kubectl run outside --image=curlimages/curl --restart=Never --command -- sleep infinity")
     lesson.settles(f"kubectl exec -n test curl -- nslookup {HOST}", Outcome(0, ADDRESS))
     lesson.ok("kubectl wait pod/outside --for=condition=Ready --timeout=120s")

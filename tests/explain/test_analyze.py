@@ -54,6 +54,11 @@ kind: HTTPRoute
 metadata: {name: r, namespace: hello}
 spec: {rules: [{matches: [{headers: [{name: "@request.auth.claims.sub", value: x}]}]}]}
 """
+BLOCK = """
+kind: ServiceEntry
+metadata: {name: block, namespace: hello}
+spec: {hosts: [x.example.com], addresses: [%s], ports: [{number: 80, name: http, protocol: HTTP}], resolution: NONE}
+"""
 WEBHOOK = """
 kind: ValidatingWebhookConfiguration
 metadata: {name: w}
@@ -149,6 +154,7 @@ def test_a_sound_mesh_has_nothing_to_say() -> None:
         ),
         ("TUL0011", (WEBHOOK, STRICT), (WEBHOOK,)),
         ("TUL0012", (namespace(f"{AMBIENT}, istio.io/use-waypoint: gone"),), (ENROLLED,)),
+        ("TUL0013", (BLOCK % "192.0.2.0/24",), (BLOCK % "192.0.2.1/32",)),
     ],
 )
 def test_each_id(code: str, texts: tuple[str, ...], sound: tuple[str, ...]) -> None:

@@ -217,3 +217,9 @@ def test_how_ports_are_read() -> None:
 def test_refusals_are_explained_where_the_mesh_says_so_and_the_port_is_http() -> None:
     assert not Mesh().view().ports[0].explain
     assert Mesh(tulle={"waypointLabelAlias": True, "explainRefusals": True}).view().ports[0].explain
+
+
+def test_the_waypoints_own_loopback_is_no_endpoint() -> None:
+    mesh = Mesh()
+    mesh.apply(pod(addresses=("127.0.0.1",)))
+    assert [port.endpoints for port in mesh.view().ports] == [()]

@@ -348,3 +348,29 @@ def test_direct_destinations_are_for_every_port() -> None:
     unknown = to(state, "10.0.0.3", None)
     assert (hops(unknown), unknown.known) == ([[("10.0.0.3", "10.0.0.3", ())]], False)
     assert to(state, VIP, None).kind is Kind.REFUSE
+
+
+# -- endpoints that are known by a host name ------------------------------------------------------------------------------
+
+
+def by_name(name: str = "e", hostname: str = "api.example.com", **more: Any) -> workload_pb2.Address:
+    found = workload(name, "10.0.0.1", hostname=hostname, **{"tunnel_protocol": workload_pb2.NONE, **more})
+    found.workload.ClearField("addresses")
+    return found
+
+
+def test_a_host_name_is_an_endpoint_for_each_of_its_addresses() -> None:
+    state = mesh(service(), by_name())
+    assert to(state).hosts == {"api.example.com"}
+    state.hosts["api.example.com"] = (ip_address("1.1.1.1"), ip_address("1.1.1.2"), ip_address("2001:db8::1"))
+    assert hops(to(state)) == [[("1.1.1.1", "1.1.1.1:8080", ()), ("1.1.1.2", "1.1.1.2:8080", ())]]
+    state.hosts["api.example.com"] = (ip_address("2001:db8::1"),)
+    assert hops(to(state)) == [[("2001:db8::1", "[2001:db8::1]:8080", ())]]
+
+
+def test_a_host_name_that_cannot_be_resolved_is_refused_by_its_name() -> None:
+    state = mesh(service(), by_name())
+    state.hosts["api.example.com"] = ()
+    found = to(state)
+    assert found.kind is Kind.REFUSE
+    assert found.reason.endswith("has no healthy endpoint: api.example.com cannot be resolved")

@@ -6,6 +6,7 @@ Pure: the index, the policy engine and the known keys of token issuers in, a fro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from typing import Any
 
 from tulle.istiod.index.mesh import MeshIndex
@@ -97,9 +98,9 @@ def _port(index: MeshIndex, number: int, protocol: Protocol, endpoints: tuple[En
 
 
 def _endpoint(state: WorkloadState, port: int) -> Iterable[EndpointView]:
-    """A workload that is only known by a host name has no address for the waypoint to dial."""
+    """A workload that is only known by a host name has no address for the waypoint to dial, and its own loopback is nobody's."""
     record = state.record
-    if not record.addresses:
+    if not record.addresses or ip_address(record.addresses[0]).is_loopback:
         return []
     identity = Identity(state.trust_domain, record.namespace, record.service_account or "default")
     return [EndpointView(record.addresses[0], port, identity.spiffe, record.hbone, record.uid)]

@@ -28,6 +28,7 @@ from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.dns.lookup import Place
 from tulle.ztunnel.dns.server import DnsProxy
 from tulle.ztunnel.dump import config_dump
+from tulle.ztunnel.hosts import Hosts
 from tulle.ztunnel.loglevels import NUMBERS, Levels, LogLevels
 from tulle.ztunnel.netns import NetnsDirectory
 from tulle.ztunnel.pods import LocalPods, listener_reader
@@ -51,6 +52,8 @@ class NodeProxy:
         levels = settings.levels
         here = Here(settings.network, settings.cluster_id, settings.node, (settings.namespace, settings.pod))
         self.configurator = Configurator(here, settings.sink_port)
+        self._hosts = Hosts(self.configurator.hosts_in_use, self.configurator.resolved)
+        self.configurator.want_host = self._hosts.want
         ca = CaClient(
             settings.ca,
             settings.root_cert_path,
@@ -139,6 +142,7 @@ class NodeProxy:
             asyncio.create_task(self._certificates.run(), name="certificates"),
             asyncio.create_task(self._istiod.run(), name="istiod"),
             asyncio.create_task(self._take_pods(self._zds), name="pods"),
+            asyncio.create_task(self._hosts.run(), name="host names"),
             asyncio.create_task(self.envoy.process.failed(), name="envoy"),
         ]
         try:

@@ -24,7 +24,8 @@ from tulle.ztunnel.config.names import Target
 from tulle.ztunnel.config.pod import hbone_listener, outbound_listener, plaintext_listener
 from tulle.ztunnel.config.prefixes import GrowingPrefixes, Prefixes, divide
 from tulle.ztunnel.dependents import Dependents
-from tulle.ztunnel.state.mesh import Key, Mesh, PartlyRejected
+from tulle.ztunnel.policy.terms import Address
+from tulle.ztunnel.state.mesh import HOST, Key, Mesh, PartlyRejected, host_key
 from tulle.ztunnel.state.model import NetworkAddress
 
 _log = structlog.get_logger("tulle.ztunnel")
@@ -48,6 +49,8 @@ class Configurator:
         self.access: dict[str, LocalAccess] = {}
         self.destinations: dict[str, Destination] = {}
         self._access_changed: list[Callable[[str], None]] = []
+        self.want_host: Callable[[str], None] = lambda _: None
+        """Called with a host name whose addresses somebody waits for; `resolved` is to be called then."""
         self._here = here
         self._service_prefixes = GrowingPrefixes()
         self._direct_prefixes = GrowingPrefixes()
@@ -82,6 +85,21 @@ class Configurator:
             self._follow(error.touched)
             raise
         self._follow(touched)
+
+    # -- host names of endpoints --------------------------------------------------------------------------------------
+
+    def resolved(self, name: str, addresses: tuple[Address, ...]) -> None:
+        """What a host name stands for now; no address: it cannot be told."""
+        if self.mesh.hosts.get(name) != addresses:
+            self.mesh.hosts[name] = addresses
+            self._follow(frozenset({host_key(name)}))
+
+    def hosts_in_use(self) -> frozenset[str]:
+        """The host names that destinations in use depend on; others are forgotten."""
+        used = frozenset(str(name) for kind, name in self._looked_at if kind == HOST)
+        for name in self.mesh.hosts.keys() - used:
+            del self.mesh.hosts[name]
+        return used
 
     def _follow(self, touched: frozenset[Key]) -> None:
         self.version += 1
@@ -158,12 +176,12 @@ class Configurator:
 
     def _unwanted(self, name: str) -> None:
         """Envoy is not there any more, or has been started again."""
+        self._looked_at.forget(name)
         before = self.destinations.pop(name, None)
         target = names.parse_destination(name)
         if before is None or target is None:
             return
         self._stray[target.namespace] -= _is_stray(before)
-        self._looked_at.forget(name)
         self.clusters.remove(name)
 
     def _write_destination(self, name: str) -> None:
@@ -172,6 +190,12 @@ class Configurator:
             return
         now = decide(self.mesh, self._here, target)
         self._looked_at.note(name, now.looked_at)
+        unknown = [host for host in now.hosts if host not in self.mesh.hosts]
+        if unknown:
+            # Whoever connects waits until it is known; open connections go on as they are.
+            for host in unknown:
+                self.want_host(host)
+            return
         before = self.destinations.get(name)
         self.destinations[name] = now
         if before == now:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tulle.ztunnel.state.mesh import Key
 
@@ -26,6 +26,10 @@ class Dependents:
     def forget(self, name: str) -> None:
         for key in self._keys.pop(name, frozenset()):
             self._leave(key, name)
+
+    def __iter__(self) -> Iterator[Key]:
+        """Every key that something looked at."""
+        return iter(self._names)
 
     def of(self, keys: Iterable[Key]) -> set[str]:
         """Everything that looked at any of the keys."""

@@ -1,8 +1,9 @@
-"""Waypoints that are asked for in vain, and STRICT in front of those who cannot do mTLS (TUL0001, TUL0011, TUL0012)."""
+"""Waypoints that are asked for in vain, and STRICT in front of those who cannot do mTLS (TUL0001, TUL0011 to TUL0013)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 from tulle.cli.analyze.messages import Message
 from tulle.cli.explain import surroundings
@@ -38,6 +39,19 @@ def not_bound(world: World) -> Iterator[Message]:
         if binding.reason not in (None, Reason.ACCEPTED):
             text = f"{binding.reason}: {binding.message}. Until then no layer 7 policy is enforced for it"
             yield Message("TUL0012", Key(record.kind, record.namespace, record.name), text)
+
+
+def address_blocks(world: World) -> Iterator[Message]:
+    """TUL0013: node proxies know a service by single addresses, so what goes to a block goes past it and its waypoint (as upstream)."""
+    for state in world.index.services.values():
+        record = state.record
+        blocks = [one for one in record.addresses if "/" in one and ip_network(one, strict=False).num_addresses > 1]
+        if blocks:
+            text = (
+                f"spec.addresses {', '.join(blocks)}: a block of addresses takes no part in the mesh, and connections to it pass no "
+                "waypoint and meet none of its policies: list single addresses, or leave them out and connect by host name"
+            )
+            yield Message("TUL0013", Key(record.kind, record.namespace, record.name), text)
 
 
 def webhooks(world: World) -> Iterator[Message]:

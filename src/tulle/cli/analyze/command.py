@@ -37,6 +37,7 @@ ANALYZERS: Mapping[str, Analyzer] = {
     "conditions.Negative": status.conditions,
     "ambient.WaypointLabel": bindings.unknown_label,
     "ambient.WaypointBinding": bindings.not_bound,
+    "bindings.AddressBlocks": bindings.address_blocks,
     "ambient.WebhookUnderStrict": bindings.webhooks,
     "ambient.Layer7AtZtunnel": policies.layer7_at_ztunnel,
     "ambient.NotEnrolled": policies.not_enrolled,

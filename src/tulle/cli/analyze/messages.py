@@ -67,6 +67,7 @@ CODES: Mapping[str, Code] = {
     "TUL0010": Code("ForeignTrustDomainAtZtunnel", Level.WARNING),
     "TUL0011": Code("WebhookUnderStrict", Level.WARNING),
     "TUL0012": Code("WaypointNotBound", Level.WARNING),
+    "TUL0013": Code("AddressBlockNotInMesh", Level.WARNING),
 }
 
 

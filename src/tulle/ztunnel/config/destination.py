@@ -13,7 +13,7 @@ from typing import Final
 
 from tulle.ztunnel.config.names import HBONE_PORT, Target, authority
 from tulle.ztunnel.policy.terms import Address
-from tulle.ztunnel.state.mesh import Key, Mesh, address_key, pod_key, service_key
+from tulle.ztunnel.state.mesh import HOST, Key, Mesh, address_key, host_key, pod_key, service_key
 from tulle.ztunnel.state.model import GatewayRef, Locality, Mode, NetworkAddress, Port, Service, Workload
 
 #: LoadBalancing.Scope
@@ -64,6 +64,11 @@ class Destination:
     explain: bool = False
     known: bool = True
     looked_at: frozenset[Key] = field(default=frozenset(), compare=False)
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The host names of endpoints whose addresses this answer depends on."""
+        return frozenset(str(name) for kind, name in self.looked_at if kind == HOST)
 
 
 @dataclass(frozen=True)
@@ -130,12 +135,12 @@ class _Decision:
             return self._refuse(f"service {service.key} has no port {self._target.port}", service)
         ranked: dict[int, list[Hop]] = {}
         for workload in self._mesh.endpoints(service.key):
-            hop = self._endpoint(service, port, workload)
+            found = self._endpoint(service, port, workload)
             rank = self._rank(service, workload)
-            if hop is not None and rank is not None:
-                ranked.setdefault(rank, []).append(hop)
+            if found and rank is not None:
+                ranked.setdefault(rank, []).extend(found)
         if not ranked:
-            return self._refuse(f"service {service.key} has no healthy endpoint", service, explain)
+            return self._refuse(f"service {service.key} has no healthy endpoint{self._unresolved()}", service, explain)
         return self._mesh_hops([ranked[rank] for rank in sorted(ranked)], service, explain)
 
     def _to_waypoint(self, service: Service, explain: bool) -> Destination:
@@ -149,19 +154,33 @@ class _Decision:
         # Each waypoint gets its share, so its nearest endpoints stand for all of it.
         return self._mesh_hops([_shared([(groups[0], weight) for groups, weight in reachable])], service, explain)
 
-    def _endpoint(self, service: Service, port: Port, workload: Workload) -> Hop | None:
+    def _endpoint(self, service: Service, port: Port, workload: Workload) -> list[Hop]:
         if workload.network != self._here.network or not (workload.healthy or service.all_endpoints):
-            return None
+            return []
         own = workload.ports_of(service.key) or ()
         target = next((p.target_port for p in own if p.service_port == port.service_port), port.target_port)
-        if not target or not workload.addresses or not workload.capacity:
-            return None
-        address = next((a for a in workload.addresses if a.version == self._target.address.version), None)
-        if address is None:
-            address = workload.addresses[0]
+        if not target or not workload.capacity:
+            return []
         if workload.hbone:
-            return self._tunnel(workload, address, target, service.subject_alt_names)
-        return self._plain(address, target, workload)
+            names = service.subject_alt_names
+            return [self._tunnel(workload, address, target, names) for address in self._addresses(workload)]
+        return [self._plain(address, target, workload) for address in self._addresses(workload)]
+
+    def _addresses(self, workload: Workload) -> Sequence[Address]:
+        """One of its own addresses, of the client's IP version if there is one; of a host name, all that it stands for."""
+        if workload.addresses or not workload.hostname:
+            return self._of_version(workload.addresses)[:1]
+        self._looked_at.add(host_key(workload.hostname))
+        return self._of_version(self._mesh.hosts.get(workload.hostname, ()))
+
+    def _of_version(self, addresses: Sequence[Address]) -> Sequence[Address]:
+        return [one for one in addresses if one.version == self._target.address.version] or addresses
+
+    def _unresolved(self) -> str:
+        """What the log should say of host names that stand for no address."""
+        hosts = (str(name) for kind, name in self._looked_at if kind == HOST)
+        empty = sorted(name for name in hosts if not self._mesh.hosts.get(name))
+        return f": {', '.join(empty)} cannot be resolved" if empty else ""
 
     def _rank(self, service: Service, workload: Workload) -> int | None:
         """Priority by locality: 0 is best; None leaves the endpoint out."""

@@ -13,6 +13,7 @@ from tulle.xds.client import Rejected
 from tulle.xds.proto import authorization_pb2, workload_pb2
 from tulle.ztunnel.policy.convert import Policy, Scope, policy_from
 from tulle.ztunnel.policy.convert import UnreadableError as UnreadablePolicyError
+from tulle.ztunnel.policy.terms import Address
 from tulle.ztunnel.state.model import (
     NetworkAddress,
     Service,
@@ -29,6 +30,8 @@ Key: TypeAlias = tuple[str, Hashable]
 
 #: The key of "the set of policies that need not be named".
 SCOPED_POLICIES: Final[Key] = ("scoped-policies", "")
+#: The kind of key that stands for a host name of an endpoint.
+HOST: Final = "host"
 
 
 def address_key(address: NetworkAddress) -> Key:
@@ -41,6 +44,10 @@ def service_key(service: str) -> Key:
 
 def policy_key(policy: str) -> Key:
     return ("policy", policy)
+
+
+def host_key(name: str) -> Key:
+    return (HOST, name)
 
 
 def pod_key(namespace: str, name: str) -> Key:
@@ -59,6 +66,8 @@ class Mesh:
         self.workloads: dict[str, Workload] = {}
         self.services: dict[str, Service] = {}
         self.policies: dict[str, Policy] = {}
+        self.hosts: dict[str, tuple[Address, ...]] = {}
+        """What host names of endpoints stand for, as far as they were looked up."""
         self._resource_kinds: dict[str, str] = {}
         self._policy_of_resource: dict[str, str] = {}
         self._by_address: dict[NetworkAddress, dict[str, None]] = {}
