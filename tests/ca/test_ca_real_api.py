@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tulle.istiod.ca.callers import Caller, NotAuthenticated, TokenReviewer
+from tulle.istiod.ca.config_map_publisher import ROOT, ConfigMapPublisher
 from tulle.istiod.ca.impersonation import NotAllowed, PodIndex, may_impersonate
-from tulle.istiod.ca.root_publisher import NAME, RootPublisher
 from tulle.istiod.ca.store import SELF_SIGNED, load_authority
 from tulle.kube import AlreadyExists, Client, Informer, NotFound
 from tulle.kube.resources import CONFIG_MAPS, NAMESPACES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS
@@ -116,15 +116,15 @@ async def test_a_node_proxy_may_have_what_runs_beside_it(client: Client) -> None
 
 async def test_the_root_reaches_every_namespace(client: Client) -> None:
     namespaces = Informer(client, NAMESPACES)
-    publisher = RootPublisher(client, namespaces, "the root")
+    publisher = ConfigMapPublisher(client, namespaces, ROOT, "the root")
     tasks = [asyncio.create_task(work) for work in (namespaces.run(), publisher.config_maps.run(), publisher.run())]
     await ensure_namespace(client, "shop")
     async with asyncio.timeout(60):
-        while ("shop", NAME) not in publisher.config_maps.store or len(publisher.config_maps.store) < len(
+        while ("shop", ROOT[0]) not in publisher.config_maps.store or len(publisher.config_maps.store) < len(
             namespaces.store
         ):
             await asyncio.sleep(0.01)
-    found = await client.get(CONFIG_MAPS, NAME, "shop")
+    found = await client.get(CONFIG_MAPS, ROOT[0], "shop")
     assert found.data == {"root-cert.pem": "the root"}
     for task in tasks:
         task.cancel()

@@ -8,15 +8,17 @@ from functools import partial
 import pytest
 from ca_support import Clock, make_csr
 from cryptography import x509
-from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.revoking import revocation_list
 from tulle.envoy.cert_request import AnswerError, Request, accept
 from tulle.envoy.cert_schedule import LONGEST_PAUSE, Timetable, refresh_time, retry_pause
 from tulle.envoy.certificates import ROOT, CaError, CertificateManager, Released
+from tulle.envoy.revocations import parse
 from tulle.istiod.ca import x509 as shapes
-from tulle.istiod.ca.authority import Authority, Roots
+from tulle.istiod.ca.authority import ROOT_LIFETIME, Authority, Roots
 
 A, B = "spiffe://cluster.local/ns/x/sa/a", "spiffe://cluster.local/ns/x/sa/b"
 
@@ -108,6 +110,36 @@ async def test_renewed_at_half_life(managed: Managed) -> None:
     assert managed.serial(A) == first.serial
     managed.advance(2)
     await managed.until(lambda: managed.serial(A) not in (0, first.serial))
+
+
+def validation(managed: Managed) -> common_pb2.CertificateValidationContext:
+    entry = managed.manager.secrets.get(ROOT)
+    assert entry is not None
+    return secret_pb2.Secret.FromString(entry.body()).validation_context
+
+
+async def test_revocation_lists_go_with_the_roots(managed: Managed, clock: Clock) -> None:
+    root = shapes.self_signed_root("cluster.local", clock(), ROOT_LIFETIME)
+    managed.ca.authority = Authority(Roots((root.certificate,), signer=root), clock=clock)
+    listed = parse(revocation_list(root, 1).encode())
+    managed.manager.revoke(listed)
+    managed.manager.want(A)
+    await managed.manager.ready(A)
+    assert validation(managed).crl.inline_bytes == listed.pem
+    assert not validation(managed).only_verify_leaf_cert_crl
+    managed.manager.revoke(parse(b""))
+    assert not validation(managed).HasField("crl")
+
+
+async def test_a_revoked_certificate_is_replaced_at_once(managed: Managed, clock: Clock) -> None:
+    root = shapes.self_signed_root("cluster.local", clock(), ROOT_LIFETIME)
+    managed.ca.authority = Authority(Roots((root.certificate,), signer=root), clock=clock)
+    for identity in (A, B):
+        managed.manager.want(identity)
+    first, other = await managed.manager.ready(A), await managed.manager.ready(B)
+    managed.manager.revoke(parse(revocation_list(root, first.serial).encode()))
+    await managed.until(lambda: managed.serial(A) not in (0, first.serial))
+    assert managed.serial(B) == other.serial
 
 
 async def test_an_old_one_serves_until_it_expires_and_no_longer(managed: Managed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from tests.e2e.mesh import Mesh
 from tests.support.live_mesh import populate, running
+from tests.support.revoking import revocation_list
 from tulle.cli.lesson import FROM_TEST, OK, Outcome
 from tulle.istiod.ca import x509 as shapes
 from tulle.istiod.ca.authority import ROOT_LIFETIME, utc_now
@@ -93,6 +95,25 @@ def test_traffic_goes_on_while_the_root_changes(mesh: Mesh) -> None:
     assert roots(mesh) == {new.certificate.serial_number}
     # The API server trusts istiod's webhook by the new root.
     mesh.ok(f"echo '{ALLOW_NOBODY}' | kubectl apply --dry-run=server -f -")
+    revoke(mesh, new)
+
+
+def revoke(mesh: Mesh, signer: Issuer) -> None:
+    """A client's certificate is revoked: every proxy is told without a restart, and the client goes on with another."""
+    before = serial(mesh)
+    lists = base64.b64encode(revocation_list(signer, int(before)).encode()).decode()
+    mesh.ok(f"kubectl patch secret cacerts -n istio-system -p '{json.dumps({'data': {'ca-crl.pem': lists}})}'")
+    kept = "kubectl exec -n hello deployment/waypoint -- cat /var/run/secrets/istio-crl/ca-crl.pem | grep -c BEGIN"
+    mesh.settles(kept, Outcome(0, "1"))
+    deadline = time.monotonic() + 30
+    while serial(mesh) == before:
+        assert time.monotonic() < deadline
+    mesh.settles(FROM_TEST, OK)
+
+
+def serial(mesh: Mesh) -> str:
+    shown = json.loads(mesh.ok("istioctl ztunnel-config certificate -o json"))
+    return next(one["certChain"][0]["serialNumber"] for one in shown if "/ns/test/" in one["identity"])
 
 
 def roots(mesh: Mesh) -> set[int]:

@@ -24,8 +24,9 @@ class FakeIstiod:
 
     def __init__(self, directory: Path) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        root = shapes.self_signed_root("cluster.local", now, datetime.timedelta(days=1))
-        self.authority = Authority(Roots((root.certificate,), root=root))
+        self.root = shapes.self_signed_root("cluster.local", now, datetime.timedelta(days=1))
+        self.signer = shapes.intermediate(self.root, "cluster.local", now, datetime.timedelta(days=1))
+        self.authority = Authority(Roots((self.root.certificate,), signer=self.signer))
         self.root_path = directory / "root-cert.pem"
         self.root_path.write_text(self.authority.root_pem)
         self.token_path = directory / "token"

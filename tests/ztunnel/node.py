@@ -54,6 +54,10 @@ class Node:
     log: Path = Path()
     _marks: Iterator[int] = field(default_factory=itertools.count)
 
+    @property
+    def crl_path(self) -> Path:
+        return self.directory / "ca-crl.pem"
+
     @classmethod
     async def start(cls, directory: Path, lab: Lab) -> Node:
         istiod = FakeIstiod(directory)
@@ -74,6 +78,7 @@ class Node:
             "CA_ADDRESS": f"https://localhost:{self.istiod.port}",
             "XDS_ROOT_CA": str(self.istiod.root_path),
             "AUTH_TOKEN": str(self.istiod.token_path),
+            "CRL_PATH": str(self.crl_path),
             "INPOD_UDS": str(self.agent.path),
             "RUN_DIR": str(self.directory / "run"),
             "REFUSAL_SINK_PORT": str(self.ports["sink"]),
@@ -180,9 +185,12 @@ class Node:
         key_path.write_bytes(shapes.key_pem(key))
         return {"cert": str(cert_path), "key": str(key_path), "ca": str(self.istiod.root_path)}
 
-    async def tunnels(self, pod: str, host: str, identity: str, *requests: dict[str, Any]) -> list[dict[str, Any]]:
-        """What a peer of any identity is answered when it speaks HBONE itself, from the namespace of `pod`."""
-        what = {"mode": "client", "host": host, "port": 15008, "requests": requests, **self.identity_files(identity)}
+    async def tunnels(
+        self, pod: str, host: str, identity: str | dict[str, str], *requests: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """What a peer of any identity, or with any certificate, is answered when it speaks HBONE itself, from the namespace of `pod`."""
+        files = self.identity_files(identity) if isinstance(identity, str) else identity
+        what = {"mode": "client", "host": host, "port": 15008, "requests": requests, **files}
         command = self.lab.pods[pod].argv(sys.executable, "-m", "tests.ztunnel.peer", json.dumps(what))
         process = await asyncio.create_subprocess_exec(
             *command, cwd=HERE.parent.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE

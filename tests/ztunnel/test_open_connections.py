@@ -69,8 +69,8 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def live(node: Node, pod: str, port: int = 2500) -> AsyncIterator[Live]:
-    host = VIP if pod != "out-1" else node.lab.pods["hello-1"].ip
+async def live(node: Node, pod: str, port: int = 2500, host: str = "") -> AsyncIterator[Live]:
+    host = host or (VIP if pod != "out-1" else node.lab.pods["hello-1"].ip)
     process = await asyncio.create_subprocess_exec(
         *node.lab.pods[pod].argv("python3", "-c", CLIENT, host, str(port)),
         stdin=asyncio.subprocess.PIPE,

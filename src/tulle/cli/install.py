@@ -25,7 +25,7 @@ from tulle.kube import resources as r
 from tulle.kube.client import Client
 from tulle.kube.errors import NotFound
 
-ROOT_CERTIFICATES = "istio-ca-root-cert"
+PUBLISHED = ("istio-ca-root-cert", "istio-ca-crl")
 _PATIENCE = 90.0
 _POLL = 0.1
 _CAPTURED = "ambient.istio.io/redirection"
@@ -188,13 +188,13 @@ async def _until_istiod_is_gone(client: Client, namespace: str) -> None:
 
 
 async def _remove_traces(client: Client) -> Sequence[str]:
-    """What istiod made outside its own namespace: the root certificate in every namespace, and its GatewayClasses."""
+    """What istiod made outside its own namespace: root and revocation lists in every namespace, and its GatewayClasses."""
     removed: list[str] = []
-    selector = f"metadata.name={ROOT_CERTIFICATES}"
-    for found in (await client.list(r.CONFIG_MAPS, field_selector=selector)).items:
-        with suppress(NotFound):
-            await client.delete(r.CONFIG_MAPS, found.metadata.name, found.metadata.namespace)
-        removed.append(f"configmap/{found.metadata.name} in namespace {found.metadata.namespace}")
+    for name in PUBLISHED:
+        for found in (await client.list(r.CONFIG_MAPS, field_selector=f"metadata.name={name}")).items:
+            with suppress(NotFound):
+                await client.delete(r.CONFIG_MAPS, name, found.metadata.namespace)
+            removed.append(f"configmap/{name} in namespace {found.metadata.namespace}")
     definitions = {crd["metadata"]["name"] for crd in (await client.list(r.CUSTOM_RESOURCE_DEFINITIONS)).items}
     if "gatewayclasses.gateway.networking.k8s.io" in definitions:
         for one in (await client.list(r.GATEWAY_CLASSES)).items:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 
 from cryptography import x509
@@ -51,6 +52,17 @@ class Svid:
     serial: int
     not_before: float
     not_after: float
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """The leaf and what is above it, without a root."""
+        return tuple(map(load, self.chain_pem))
+
+
+@lru_cache(maxsize=256)
+def load(pem: str) -> x509.Certificate:
+    """One certificate, read from PEM that is known to be one."""
+    return x509.load_pem_x509_certificate(pem.encode())
 
 
 def accept(request: Request, answer: Sequence[str], now: float) -> Svid:

@@ -18,8 +18,9 @@ import structlog
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 
 from tulle.envoy.ca_client import CaClient, CaError
-from tulle.envoy.cert_request import AnswerError, Request, Svid, accept
+from tulle.envoy.cert_request import AnswerError, Request, Svid, accept, load
 from tulle.envoy.cert_schedule import Timetable, refresh_time, retry_pause
+from tulle.envoy.revocations import Depth, Revocations
 from tulle.xds import types
 from tulle.xds.resources import ResourceMap
 
@@ -97,6 +98,8 @@ class CertificateManager:
         self._entries: dict[str, _Entry] = {}
         self._timetable = Timetable()
         self._work = asyncio.Event()
+        self._revocations = Revocations()
+        self._depth = Depth.NOTHING
         self.secrets = ResourceMap(types.SECRET, on_wanted=self.demand)
 
     # What is wanted
@@ -251,7 +254,30 @@ class CertificateManager:
         """The roots of every certificate in use: while roots change, both the old and the new are trusted."""
         svids = [entry.svid for entry in self._entries.values() if entry.svid is not None]
         roots = dict.fromkeys(root for svid in svids for root in svid.roots_pem)
-        self.secrets.set(ROOT, _validation(roots))
+        if not roots:
+            return
+        self._look_up_to(self._revocations.depth((svid.chain for svid in svids), map(load, roots)))
+        self.secrets.set(ROOT, _validation(roots, self._revocations.pem, self._depth))
+
+    # Revocation
+
+    def revoke(self, revocations: Revocations) -> None:
+        """Believe no peer whose certificate is listed, nor offer one that is: it is replaced at once."""
+        self._revocations = revocations
+        self._publish_roots()
+        for entry in self._entries.values():
+            if entry.svid is not None and any(map(revocations.has, entry.svid.chain)):
+                _log.warning("certificate_revoked", identity=entry.identity, serial=f"{entry.svid.serial:x}")
+                self._plan(entry.identity, self._clock())
+
+    def _look_up_to(self, depth: Depth) -> None:
+        if depth is Depth.NOTHING and self._revocations.serials:
+            _log.error(
+                "revocations_unused",
+                reason="an authority that signs workloads has no revocation list, so no peer can be looked up",
+                remedy="add its list, empty or not, to ca-crl.pem of Secret cacerts",
+            )
+        self._depth = depth
 
     # Expiry
 
@@ -278,7 +304,11 @@ def _certificate(svid: Svid) -> secret_pb2.Secret:
     return secret
 
 
-def _validation(roots: Iterable[str]) -> secret_pb2.Secret:
+def _validation(roots: Iterable[str], revoked: bytes, depth: Depth) -> secret_pb2.Secret:
     secret = secret_pb2.Secret(name=ROOT)
-    secret.validation_context.trusted_ca.inline_bytes = "".join(roots).encode()
+    context = secret.validation_context
+    context.trusted_ca.inline_bytes = "".join(roots).encode()
+    if depth is not Depth.NOTHING:
+        context.crl.inline_bytes = revoked
+        context.only_verify_leaf_cert_crl = depth is Depth.LEAF
     return secret

@@ -19,9 +19,10 @@ import structlog
 from tulle.istiod.access import Access
 from tulle.istiod.ca.authority import Authority
 from tulle.istiod.ca.callers import Authenticator, TokenReviewer
+from tulle.istiod.ca.config_map_publisher import ROOT, ConfigMapPublisher
 from tulle.istiod.ca.impersonation import PodIndex
 from tulle.istiod.ca.plugged import PluggedCa, secret_informer
-from tulle.istiod.ca.root_publisher import RootPublisher
+from tulle.istiod.ca.revocations import RevocationPublisher
 from tulle.istiod.ca.service import CertificateService
 from tulle.istiod.ca.store import load_authority
 from tulle.istiod.debug import Debug
@@ -141,7 +142,7 @@ class Istiod:
         server = self._make_server(authority, certificate, informers)
         gateways = GatewayController(self._client, informers, settings.domain, self._waypoint_image())
         bundle = CaBundle(self._client, authority.root_pem, settings.service, settings.namespace)
-        roots = RootPublisher(self._client, informers.namespaces, authority.root_pem)
+        roots = ConfigMapPublisher(self._client, informers.namespaces, ROOT, authority.root_pem)
 
         def another_root() -> None:
             certificate.replace()
@@ -149,22 +150,32 @@ class Istiod:
             bundle.republish(authority.root_pem)
             roots.republish(authority.root_pem)
 
-        plugged = PluggedCa(secret_informer(self._client, settings.namespace), authority, another_root)
+        secret = secret_informer(self._client, settings.namespace)
+        revocations = RevocationPublisher(self._client, informers.namespaces, secret)
+        PluggedCa(secret, authority, another_root)
         self.ports["webhook"] = await webhook.start(settings.listen, settings.webhook_port)
         self._on_delta.append(lambda delta: self._settings_changed(delta, trust_domain))
 
         async def lead() -> None:
             try:
                 async with asyncio.TaskGroup() as leading:
-                    for work in (gateways.run(), status.run(), bundle.run(), roots.run(), roots.config_maps.run()):
-                        leading.create_task(work)
+                    for work in (
+                        gateways,
+                        status,
+                        bundle,
+                        roots,
+                        roots.config_maps,
+                        revocations,
+                        revocations.config_maps,
+                    ):
+                        leading.create_task(work.run())
             finally:
                 self._stand_by()
 
         self.metrics.leading.set_function(lambda: float(self._election.leading))
         try:
             async with asyncio.TaskGroup() as serving:
-                for work in (self.publisher.run(), webhook.run(), plugged.secret.run(), self._election.run(lead)):
+                for work in (self.publisher.run(), webhook.run(), secret.run(), self._election.run(lead)):
                     serving.create_task(work)
                 # Proxies have the issuers' keys from before; until each issuer was asked they would be told that there are none.
                 await self._keys.tried()

@@ -186,6 +186,7 @@ def _container(gateway: Gateway, waypoint: WaypointImage, account: str) -> dict[
         "volumeMounts": [
             {"name": "istio-token", "mountPath": "/var/run/secrets/tokens"},
             {"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio"},
+            {"name": "istio-ca-crl", "mountPath": "/var/run/secrets/istio-crl"},
             {"name": "istio-data", "mountPath": "/var/lib/istio/data"},
             {"name": "istio-envoy", "mountPath": "/etc/istio/proxy"},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod
@@ -200,6 +201,7 @@ def _environment(gateway: Gateway, waypoint: WaypointImage, account: str) -> lis
         "XDS_ADDRESS": f"https://{waypoint.istiod}",
         "CA_ADDRESS": f"https://{waypoint.istiod}",
         "TRUST_DOMAIN": waypoint.trust_domain,
+        "CRL_PATH": "/var/run/secrets/istio-crl/ca-crl.pem",
         "ISTIO_META_CLUSTER_ID": "Kubernetes",
     }
     fields: Sequence[tuple[str, str]] = (
@@ -218,6 +220,7 @@ def _volumes() -> list[dict[str, Any]]:
     return [
         {"name": "istio-token", "projected": {"sources": [token]}},
         {"name": "istiod-ca-cert", "configMap": {"name": "istio-ca-root-cert"}},
+        {"name": "istio-ca-crl", "configMap": {"name": "istio-ca-crl", "optional": True}},
         {"name": "istio-data", "emptyDir": {}},
         {"name": "istio-envoy", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},

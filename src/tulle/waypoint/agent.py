@@ -20,6 +20,7 @@ from tulle.envoy.bootstrap import NodeInfo, UnixSocket, bootstrap
 from tulle.envoy.ca_client import CaClient
 from tulle.envoy.certificates import CertificateManager
 from tulle.envoy.process import EnvoyOptions, EnvoyProcess, EnvoyState
+from tulle.envoy.revocations import RevocationFile
 from tulle.waypoint.readiness import Readiness
 from tulle.waypoint.relay import Relay
 from tulle.waypoint.settings import Settings
@@ -47,6 +48,7 @@ class Waypoint:
         ca = CaClient(settings.ca, settings.root_cert_path, settings.token_path, cluster_id=settings.cluster_id)
         self._certificates = CertificateManager(ca, impersonate=False)
         self._certificates.want(settings.identity)
+        self._revocations = RevocationFile(settings.crl_path, self._certificates.revoke)
         self._istiod = AdsClient(
             channels.tls(settings.xds, settings.root_cert_path),
             _node(settings),
@@ -115,6 +117,7 @@ class Waypoint:
         await self._readiness.start()
         tasks = [
             asyncio.create_task(self._certificates.run(), name="certificates"),
+            asyncio.create_task(self._revocations.run(), name="revocations"),
             asyncio.create_task(self._istiod.run(), name="istiod"),
             asyncio.create_task(self._await_configuration(), name="configuration"),
             asyncio.create_task(self._envoy.failed(), name="envoy"),

@@ -50,6 +50,7 @@ class Settings:
     ca: str
     token_path: Path
     root_cert_path: Path
+    crl_path: Path
     run_dir: Path
     drain_seconds: float
 
@@ -78,6 +79,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         ca=_host_port(environment, "CA_ADDRESS"),
         token_path=Path(environment.get("AUTH_TOKEN_PATH", "/var/run/secrets/tokens/istio-token")),
         root_cert_path=Path(environment.get("ROOT_CERT_PATH", "/var/run/secrets/istio/root-cert.pem")),
+        crl_path=Path(environment.get("CRL_PATH", "/var/run/secrets/istio/crl/ca-crl.pem")),
         run_dir=Path(environment.get("RUN_DIR", "/etc/istio/proxy")),
         drain_seconds=float(environment.get("TERMINATION_DRAIN_DURATION_SECONDS", "5")),
     )

@@ -20,6 +20,7 @@ from google.protobuf import struct_pb2
 from tulle.envoy.ca_client import CaClient
 from tulle.envoy.certificates import CertificateManager
 from tulle.envoy.lifetime import until
+from tulle.envoy.revocations import RevocationFile, Revocations
 from tulle.xds import channels, types
 from tulle.xds.client import AdsClient
 from tulle.ztunnel.admin import Admin
@@ -63,6 +64,7 @@ class NodeProxy:
             lifetime=settings.secret_ttl,
         )
         self._certificates = CertificateManager(ca, impersonate=True)
+        self._revocations = RevocationFile(settings.crl_path, self._revoke)
         maps = {
             types.LISTENER: self.configurator.listeners,
             types.ROUTES: self.configurator.routes,
@@ -140,6 +142,7 @@ class NodeProxy:
         self._zds = ZdsClient(self._settings.zds_path, self.pods, lambda up: _log.info("node agent", connected=up))
         tasks = [
             asyncio.create_task(self._certificates.run(), name="certificates"),
+            asyncio.create_task(self._revocations.run(), name="revocations"),
             asyncio.create_task(self._istiod.run(), name="istiod"),
             asyncio.create_task(self._take_pods(self._zds), name="pods"),
             asyncio.create_task(self._hosts.run(), name="host names"),
@@ -163,6 +166,10 @@ class NodeProxy:
         if self.envoy.live:
             level = {"warn": "warning"}.get(levels.of("envoy"), levels.of("envoy"))
             await self.envoy.process.admin.post(f"/logging?level={level}")
+
+    def _revoke(self, revocations: Revocations) -> None:
+        self._certificates.revoke(revocations)
+        self.traffic.revoked.revoke(revocations.serials)
 
     async def _take_pods(self, zds: ZdsClient) -> None:
         await self._istiod.synced()

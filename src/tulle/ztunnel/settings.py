@@ -29,6 +29,7 @@ class Settings:
     ca_server_name: str
     root_cert_path: Path
     token_path: Path
+    crl_path: Path
     zds_path: str
     run_dir: Path
     secret_ttl: int
@@ -72,6 +73,7 @@ def load(variables: Mapping[str, str] | None = None) -> Settings:
         ca_server_name=read.text("ALT_CA_HOSTNAME", ""),
         root_cert_path=read.path("XDS_ROOT_CA", "/var/run/secrets/istio/root-cert.pem"),
         token_path=read.path("AUTH_TOKEN", "/var/run/secrets/tokens/istio-token"),
+        crl_path=read.path("CRL_PATH", "/var/run/secrets/istio/crl/ca-crl.pem"),
         zds_path=read.text("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
         run_dir=read.path("RUN_DIR", "/run/tulle-ztunnel"),
         secret_ttl=int(read.duration("SECRET_TTL", "24h")),

@@ -5,5 +5,6 @@ proved about its sender: the key comes from the request, everything else from he
 
 Reading order: ``x509`` (the few certificate shapes in use), ``authority`` (signing), ``store`` (where the authority's
 own key lives), ``plugged`` (another one under a running mesh), ``callers`` (who is asking), ``impersonation`` (when a
-node may ask for a workload), ``service`` (the gRPC service), ``root_publisher`` (how workloads learn the root).
+node may ask for a workload), ``service`` (the gRPC service),
+``config_map_publisher`` (how proxies learn the root), ``revocations`` (and whom not to believe).
 """

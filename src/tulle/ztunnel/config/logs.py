@@ -48,6 +48,11 @@ def outbound(pod: LocalPod, asked_for: str) -> accesslog_pb2.AccessLog:
             "dst.namespace": "%UPSTREAM_METADATA(tulle:namespace)%",
             "dst.identity": "%UPSTREAM_PEER_URI_SAN%",
             "error": "%CLUSTER_METADATA(tulle:reason)%",
+            **(
+                {"tunnel_local": "%UPSTREAM_LOCAL_ADDRESS%", "peer_certificate": "%UPSTREAM_PEER_CERT%"}
+                if asked_for
+                else {}
+            ),
         }
     )
 
@@ -60,6 +65,7 @@ def hbone(pod: LocalPod) -> accesslog_pb2.AccessLog:
             "src.identity": "%DOWNSTREAM_PEER_URI_SAN%",
             "dst.hbone_addr": "%REQ(:AUTHORITY)%",
             "dst.identity": literal(pod.identity),
+            "peer_serials": "%DOWNSTREAM_PEER_CHAIN_SERIALS%",
             "response_code": "%RESPONSE_CODE%",
             "error": "%ROUTE_NAME%",
             **_APP,

@@ -7,7 +7,11 @@ So this is worked out for the first connection and kept for the next ones, until
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
+from urllib.parse import unquote
+
+from cryptography import x509
 
 from tulle.ztunnel.config.access import Access
 from tulle.ztunnel.configurator import Configurator
@@ -18,12 +22,16 @@ from tulle.ztunnel.traffic.parties import Parties, parties
 
 #: Flows that are remembered; a pod that scans addresses must not fill the memory.
 MAX_FLOWS: Final = 10_000
+#: Stands for the serial number of a certificate that cannot be read.
+_UNREADABLE: Final = -1
 _Key: TypeAlias = tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
 class Flow:
     """`who` and `labels` (the values of the metrics' labels) are as they were when it was made.
+
+    `serials` are those of the certificates by which the peer of a tunnel proved itself, as far as Envoy tells them.
 
     `peer` is there for inbound ones only.  `passed`: under these policies `peer` has been found to be allowed.
     """
@@ -38,6 +46,7 @@ class Flow:
     ended: Ended
     peer: Peer | None = None
     passed: Access | None = None
+    serials: frozenset[int] = frozenset()
 
 
 class Flows:
@@ -73,6 +82,7 @@ class Flows:
             labels=labels,
             opened=self._metrics.opened(labels),
             ended=self._metrics.ended(labels, "-"),
+            serials=_serials(line.peer_serials, line.peer_certificate),
             peer=_peer(line) if line.inbound else None,
         )
 
@@ -90,6 +100,8 @@ def _key(line: Line) -> _Key:
         line.original,
         line.service,
         line.app_remote,
+        line.peer_serials,
+        line.peer_certificate,
     )
 
 
@@ -98,3 +110,17 @@ def _peer(line: Line) -> Peer | None:
     if source is None or destination is None or port is None:
         return None
     return Peer(line.source_identity or None, source, destination, port[1])
+
+
+def _serials(chain: str, certificate: str) -> frozenset[int]:
+    """The serial numbers in a list of them as Envoy writes it, and that of a URL-encoded certificate."""
+    listed = {int(number, 16) for number in chain.split(",") if number}
+    return frozenset(listed | ({_serial(certificate)} if certificate else set()))
+
+
+@lru_cache(maxsize=256)
+def _serial(certificate: str) -> int:
+    try:
+        return x509.load_pem_x509_certificate(unquote(certificate).encode()).serial_number
+    except ValueError:
+        return _UNREADABLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
@@ -23,6 +24,9 @@ _NOT_MADE: Final = {
 }
 _INTERNAL: Final = "envoy://"
 _REFUSALS: Final = tuple(f"{_INTERNAL}{name}/" for name in (names.EXPLAIN_FRONT_LISTENER, names.RESET_FRONT_LISTENER))
+_REVOKED: Final = re.compile("certificate[ _]revoked")
+#: Flag of connections whose peer's certificate is revoked.
+REVOKED: Final = "CERT_REVOKED"
 _REJECTED: Final = "connection closed due to policy rejection: "
 
 
@@ -43,7 +47,10 @@ class Line(
         "destination_identity": "dst.identity",
     },
 ):
-    """The fields as Envoy filled them in, "" where there was nothing.  `failure`: of the transport (TLS)."""
+    """The fields as Envoy filled them in, "" where there was nothing.  `failure`: of the transport (TLS).
+
+    `peer_serials` (on the way in) and `peer_certificate` (on the way out) tell whether the peer was revoked since.
+    """
 
     type: str
     kind: str
@@ -56,6 +63,9 @@ class Line(
     response_code: int = 0
     failure: str = ""
     error: str = ""
+    peer_serials: str = ""
+    peer_certificate: str = ""
+    tunnel_local: str = ""
     app_local: str = ""
     app_remote: str = ""
     source: str = ""
@@ -94,6 +104,11 @@ class Line(
         return bool(self.asked_for) and not self.destination.startswith(_INTERNAL)
 
     @property
+    def tunnel(self) -> tuple[str, str]:
+        """The two ends of the tunnel that it goes through, the proxy's own first; of one that is `tunnelled`."""
+        return (self.destination, self.source) if self.inbound else (self.tunnel_local, self.destination)
+
+    @property
     def actual(self) -> str:
         """`address:port` at the far end of the proxy."""
         if self.inbound:
@@ -120,6 +135,8 @@ class Line(
         """The value of the metrics' label response_flags (spec D13)."""
         if self.error.startswith(_REJECTED):
             return "DENY"
+        if _REVOKED.search(self.failure):
+            return REVOKED
         if self.kind == "handshake" or "TLS" in self.failure:
             return "TLS_FAILURE"
         return "CONNECT" if self.problem else "-"

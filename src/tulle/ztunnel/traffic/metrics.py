@@ -80,6 +80,12 @@ class Metrics(Collector):
         self.dns = DnsCounters(self._registry)
         self._messages = self._counter("xds_message", "xDS responses received.", ("url",))
         self._message_bytes = self._counter("xds_message_bytes", "Bytes of resources received by xDS.", ("url",))
+        self._revoked = self._counter(
+            "crl_policy_rejections", "Connections refused for a revoked certificate.", ("reporter",)
+        )
+        self._untracked = self._counter(
+            "crl_untracked_connections", "Tunnelled connections whose peer's certificate is not known.", ("reporter",)
+        )
         self._ended: dict[tuple[str, ...], Ended] = {}
         self._opened: dict[tuple[str, ...], Opened] = {}
         build = Gauge("istio_build", "Version of the proxy.", ("component", "tag"), registry=self._registry)
@@ -99,6 +105,14 @@ class Metrics(Collector):
     def xds_message(self, type_url: str, size: int) -> None:
         self._messages.labels(type_url).inc()
         self._message_bytes.labels(type_url).inc(size)
+
+    def revoked(self, line: Line) -> None:
+        """A connection was refused because of a revoked certificate."""
+        self._revoked.labels(_reporter(line)).inc()
+
+    def untracked(self, line: Line) -> None:
+        """A connection was opened that a later revocation cannot end."""
+        self._untracked.labels(_reporter(line)).inc()
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """The counters of connections as metrics; called by the registry."""
@@ -146,13 +160,17 @@ def labels_of(line: Line, who: Parties) -> tuple[str, ...]:
     named = (service.hostname, service.namespace, service.name) if service is not None else (_UNKNOWN,) * 3
     secure = line.tunnelled and bool(line.source_identity)
     return (
-        "destination" if line.inbound else "source",
+        _reporter(line),
         *_side(who.source, line.source_identity if secure else ""),
         *_side(who.destination, line.destination_identity if secure else ""),
         *named,
         "tcp",
         "mutual_tls" if secure else _UNKNOWN,
     )
+
+
+def _reporter(line: Line) -> str:
+    return "destination" if line.inbound else "source"
 
 
 def _side(workload: Workload | None, identity: str) -> tuple[str, ...]:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
+from tulle.ztunnel.config.names import HBONE_PORT
 from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.loglevels import NUMBERS
 from tulle.ztunnel.traffic.entry import entry
 from tulle.ztunnel.traffic.flow import Flow, Flows
-from tulle.ztunnel.traffic.line import Line
+from tulle.ztunnel.traffic.line import REVOKED, Line
 from tulle.ztunnel.traffic.metrics import Ended, Metrics
-from tulle.ztunnel.traffic.sockets import destroy
+from tulle.ztunnel.traffic.revoked import RevocationWatch
+from tulle.ztunnel.traffic.sockets import Ends, destroy, established
 from tulle.ztunnel.traffic.table import Connection, OpenConnections
 from tulle.ztunnel.traffic.watch import PolicyWatch
 
@@ -43,6 +45,7 @@ class TrafficMonitor:
         self._write = write
         self.level = level
         self._watch = PolicyWatch(configurator.access, self.connections, self._close)
+        self.revoked = RevocationWatch(self.connections, lambda: configurator.pods, self._tunnels, self._destroy)
         self._decode = msgspec.json.Decoder(Line).decode
         self._encode = msgspec.json.Encoder().encode
         configurator.on_access(self._watch.changed)
@@ -69,14 +72,17 @@ class TrafficMonitor:
 
     def stop(self) -> None:
         self._watch.stop()
+        self.revoked.stop()
 
     def _opened(self, line: Line) -> bytes:
         if line.refused:
             return b""
         flow = self._flows.of(line)
-        connection = Connection(line.key, line.source, flow)
+        connection = Connection(line.key, line.source, flow, line.tunnel if line.tunnelled else None)
         self.connections.add(connection)
         flow.opened.connections += 1
+        if line.tunnelled and not flow.serials:
+            self.metrics.untracked(line)
         self._watch.opened(connection)
         return self._encode(entry(line, flow.who, "")) if self.level <= logging.DEBUG else b""
 
@@ -100,9 +106,18 @@ class TrafficMonitor:
         flow.opened.connections += 1
         counts = self.metrics.ended(flow.labels, flag)
         counts.failed += flag != "-"
+        if flag == REVOKED:
+            self.metrics.revoked(line)
         return flow, counts, line.problem
 
     def _close(self, pod: str, connections: Sequence[Connection]) -> None:
+        self._destroy(pod, [connection.ends for connection in connections if connection.ends is not None])
+
+    def _destroy(self, pod: str, connections: Sequence[Ends]) -> None:
         netns = self._netns(pod)
         if netns is not None:
-            destroy(netns, [connection.ends for connection in connections if connection.ends is not None])
+            destroy(netns, connections)
+
+    def _tunnels(self, pod: str) -> Sequence[Ends]:
+        netns = self._netns(pod)
+        return established(netns, HBONE_PORT) if netns is not None else ()

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, TypeAlias
@@ -24,7 +24,11 @@ _SOCK_DESTROY: Final = 21
 _NLMSG_ERROR: Final = 2
 _NLM_F_REQUEST: Final = 1
 _NLM_F_ACK: Final = 4
+_NLM_F_DUMP: Final = 0x301
+_NLMSG_DONE: Final = 3
+_DUMP_BYTES: Final = 65536
 _ANY_STATE: Final = 0xFFFFFFFF
+_ESTABLISHED: Final = 1 << 1
 _NO_COOKIE: Final = b"\xff" * 8
 #: TCP states that are no connection: closed, listening.
 _NO_CONNECTION: Final = frozenset({7, 10})
@@ -59,6 +63,34 @@ def destroy(netns: int, connections: Iterable[Ends]) -> int:
     """
     with made_inside(netns, _open) as link:
         return sum(_destroy(link, ends) for ends in connections)
+
+
+def established(netns: int, port: int) -> list[Ends]:
+    """The TCP connections in a network namespace that have `port` at one of their ends.  Raises OSError."""
+    found: list[Ends] = []
+    with made_inside(netns, _open) as link:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ESTABLISHED) + bytes(_ID.size) + _NO_COOKIE
+            link.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, 1, 0) + body)
+            found += [ends for ends in _listed(link, family) if port in (ends.local[1], ends.remote[1])]
+    return found
+
+
+def _listed(link: socket.socket, family: int) -> Iterator[Ends]:
+    while True:
+        answer = memoryview(link.recv(_DUMP_BYTES))
+        while answer:
+            length, kind, _, _, _ = _HEADER.unpack_from(answer)
+            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                return
+            yield _ends(bytes(answer[_HEADER.size + _ANSWER.size : length]), 4 if family == socket.AF_INET else 16)
+            answer = answer[(length + 3) & ~3 :]
+
+
+def _ends(text: bytes, size: int) -> Ends:
+    source_port, destination_port, source, destination, _ = _ID.unpack_from(text)
+    local, remote = (str(ip_address(packed[:size])) for packed in (source, destination))
+    return Ends((local, source_port), (remote, destination_port))
 
 
 def _open() -> socket.socket:

@@ -15,11 +15,12 @@ Key: TypeAlias = tuple[str, str, str]
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """One connection of a pod; `key` is that of the lines about it."""
+    """One connection of a pod; `key` is that of the lines about it, `tunnel` the two ends of its tunnel if it has one."""
 
     key: Key
     source: str
     flow: Flow
+    tunnel: tuple[str, str] | None = None
 
     @property
     def pod(self) -> str:

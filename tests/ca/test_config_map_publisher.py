@@ -1,4 +1,4 @@
-"""Every namespace has the root, whatever happens to it."""
+"""Every namespace has the root, and revocation lists if there are any, whatever happens to them."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from tulle.istiod.ca.root_publisher import NAME, RootPublisher
+from tulle.istiod.ca.config_map_publisher import REVOCATIONS, ROOT, ConfigMapPublisher
 from tulle.kube.errors import AlreadyExists, Forbidden
 from tulle.kube.informer import Change
 from tulle.kube.objects import ConfigMap, Namespace, ObjectMeta
 
-ROOT = "-----BEGIN CERTIFICATE-----\nroot\n"
+TEXT = "-----BEGIN CERTIFICATE-----\nroot\n"
+NAME = ROOT[0]
 
 
 class Copy:
@@ -40,7 +41,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.namespaces, self.config_maps = Copy(), Copy()
-        self.publisher: RootPublisher
+        self.publisher: ConfigMapPublisher
         self.requests: list[str] = []
         self.forbidden = ""
 
@@ -51,17 +52,17 @@ class Cluster:
         self.requests.append(f"create {namespace}")
         if namespace == self.forbidden:
             raise Forbidden(403, "Forbidden", "no")
-        if (namespace, NAME) in self.config_maps.store:
+        if (namespace, obj["metadata"]["name"]) in self.config_maps.store:
             raise AlreadyExists(409, "AlreadyExists", "there")
-        self.config_maps.put((namespace, NAME), ConfigMap(data=obj["data"]))
+        self.config_maps.put((namespace, obj["metadata"]["name"]), ConfigMap(data=obj["data"]))
 
     async def replace(self, res: Any, obj: dict[str, Any]) -> None:
         namespace = obj["metadata"]["namespace"]
         self.requests.append(f"replace {namespace}")
-        self.config_maps.put((namespace, NAME), ConfigMap(data=obj["data"]))
+        self.config_maps.put((namespace, obj["metadata"]["name"]), ConfigMap(data=obj["data"]))
 
     def published(self) -> set[str]:
-        return {key[0] for key, found in self.config_maps.store.items() if found.data == {"root-cert.pem": ROOT}}
+        return {key[0] for key, found in self.config_maps.store.items() if found.data == {"root-cert.pem": TEXT}}
 
     async def until(self, *namespaces: str) -> None:
         async with asyncio.timeout(60):
@@ -72,7 +73,7 @@ class Cluster:
 @pytest.fixture
 async def cluster() -> Any:
     made = Cluster()
-    made.publisher = RootPublisher(made, made.namespaces, ROOT, made.config_maps)  # type: ignore[arg-type]
+    made.publisher = ConfigMapPublisher(made, made.namespaces, ROOT, TEXT, made.config_maps)  # type: ignore[arg-type]
     task = asyncio.create_task(made.publisher.run())
     yield made
     task.cancel()
@@ -103,7 +104,7 @@ async def test_another_root_reaches_every_namespace(cluster: Cluster) -> None:
     await cluster.until("a", "b")
     cluster.publisher.republish("another")
     await cluster.until()
-    cluster.publisher.republish(ROOT)
+    cluster.publisher.republish(TEXT)
     await cluster.until("a", "b")
 
 
@@ -119,3 +120,27 @@ async def test_what_is_forbidden_in_one_does_not_hold_up_the_others(cluster: Clu
     cluster.add("closed")
     cluster.add("a")
     await cluster.until("a")
+
+
+async def test_without_a_text_nothing_is_made_and_what_there_was_is_emptied(cluster: Cluster) -> None:
+    name, key = REVOCATIONS
+    cluster.config_maps.put(("left", name), ConfigMap(data={key: "old"}))
+    publisher = ConfigMapPublisher(cluster, cluster.namespaces, REVOCATIONS, None, cluster.config_maps)  # type: ignore[arg-type]
+    task = asyncio.create_task(publisher.run())
+    cluster.add("left")
+    cluster.add("a")
+
+    async def until(**wanted: str) -> None:
+        async with asyncio.timeout(20):
+            while {
+                ns: found.data[key] for (ns, one), found in cluster.config_maps.store.items() if one == name
+            } != wanted:
+                await asyncio.sleep(0.005)
+
+    await until(left="")
+    publisher.republish("listed")
+    await until(left="listed", a="listed")
+    publisher.republish(None)
+    await until(left="", a="")
+    task.cancel()
+    await asyncio.wait((task,))

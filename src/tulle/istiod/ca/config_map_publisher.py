@@ -1,7 +1,7 @@
-"""The mesh's root certificate in every namespace, as ConfigMap ``istio-ca-root-cert``.
+"""What every proxy must have in its namespace, as a ConfigMap: the mesh's root certificate, and revocation lists.
 
-Proxies mount it to know istiod; without it in its namespace a waypoint cannot start. Whoever deletes or edits one gets
-it back.
+Proxies mount them to know istiod, and whom not to believe; without the root in its namespace a waypoint cannot start.
+Whoever deletes or edits one gets it back.
 """
 
 from __future__ import annotations
@@ -19,43 +19,54 @@ from tulle.kube.resources import CONFIG_MAPS
 
 _log = structlog.get_logger(__name__)
 
-NAME: Final = "istio-ca-root-cert"
-KEY: Final = "root-cert.pem"
+ROOT: Final = ("istio-ca-root-cert", "root-cert.pem")
+REVOCATIONS: Final = ("istio-ca-crl", "ca-crl.pem")
 _FORBIDDEN_PAUSE: Final = 30.0
 _LABELS: Final = {"istio.io/config": "true"}
 
 
-class RootPublisher:
-    """Keeps the ConfigMap of every namespace equal to ``root_pem``. Run the two informers beside ``run``."""
+class ConfigMapPublisher:
+    """Keeps one ConfigMap of every namespace equal to ``text`` under one key; ``name`` is both their names.
+
+    While there is no text, none is made, and what was made before is emptied. Run the two informers beside ``run``.
+    """
 
     def __init__(
         self,
         client: Client,
         namespaces: Informer[Namespace],
-        root_pem: str,
+        name: tuple[str, str],
+        text: str | None = None,
         config_maps: Informer[ConfigMap] | None = None,
     ) -> None:
         self._client = client
-        self._root_pem = root_pem
+        self._name, self._key = name
+        self._text = text
         self._namespaces = namespaces
-        self.config_maps = config_maps or Informer(client, CONFIG_MAPS, field_selector=f"metadata.name={NAME}")
+        self.config_maps = config_maps or Informer(client, CONFIG_MAPS, field_selector=f"metadata.name={self._name}")
         self._queue: WorkQueue[str] = WorkQueue()
         namespaces.on_change(self._namespace_changed)
         self.config_maps.on_change(self._config_map_changed)
+
+    def republish(self, text: str | None) -> None:
+        """There is another text: tell every namespace."""
+        if text == self._text:
+            return
+        self._text = text
+        for _, namespace in self._namespaces.store:
+            self._queue.add(namespace)
 
     def _namespace_changed(self, change: Change[Namespace]) -> None:
         if change.new is not None and change.old is None:
             self._queue.add(change.key[1])
 
     def _config_map_changed(self, change: Change[ConfigMap]) -> None:
-        if change.key[1] == NAME:
+        if change.key[1] == self._name:
             self._queue.add(change.key[0])
 
-    def republish(self, root_pem: str) -> None:
-        """There is another root: tell every namespace."""
-        self._root_pem = root_pem
-        for _, namespace in self._namespaces.store:
-            self._queue.add(namespace)
+    @property
+    def _data(self) -> dict[str, str]:
+        return {self._key: self._text or ""}
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -67,14 +78,14 @@ class RootPublisher:
         known = self._namespaces.store.get(("", namespace))
         if known is None or known.metadata.deletion_timestamp:
             return None
-        found = self.config_maps.store.get((namespace, NAME))
-        if found is not None and found.data == {KEY: self._root_pem}:
+        found = self.config_maps.store.get((namespace, self._name))
+        if (found is None and self._text is None) or (found is not None and found.data == self._data):
             return None
         try:
             await self._write(namespace, exists=found is not None)
         except Forbidden as error:
             # A namespace that is just being deleted answers so too, so this is no reason to hurry.
-            _log.warning("root_not_published", config_map=f"{namespace}/{NAME}", reason=str(error))
+            _log.warning("not_published", config_map=f"{namespace}/{self._name}", reason=str(error))
             return _FORBIDDEN_PAUSE
         return None
 
@@ -82,8 +93,8 @@ class RootPublisher:
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": NAME, "namespace": namespace, "labels": _LABELS},
-            "data": {KEY: self._root_pem},
+            "metadata": {"name": self._name, "namespace": namespace, "labels": _LABELS},
+            "data": self._data,
         }
         if exists:
             await self._client.replace(CONFIG_MAPS, body)
