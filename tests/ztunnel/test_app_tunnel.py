@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from tulle.xds.proto import authorization_pb2, workload_pb2
 from tulle.ztunnel.netns import made_inside
 
 from .conftest import needs_root
+from .fake_istiod import exact
 from .mesh import VIP, hello
 from .node import Node
+from .test_open_connections import ENDED, live
 
 pytestmark = [needs_root, pytest.mark.asyncio(loop_scope="package")]
 
@@ -29,9 +32,6 @@ PEER = "spiffe://cluster.local/ns/test/sa/default"
 @asynccontextmanager
 async def app(node: Node, heard: asyncio.Queue[bytes]) -> AsyncIterator[None]:
     """On the loopback of hello-1: keeps the first bytes of each connection, and answers `hi`."""
-    netns = os.open(node.lab.pods["hello-1"].path, os.O_RDONLY)
-    link = made_inside(netns, partial(socket.create_server, ("127.0.0.1", PORT)))
-    os.close(netns)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         received = b""
@@ -41,6 +41,17 @@ async def app(node: Node, heard: asyncio.Queue[bytes]) -> AsyncIterator[None]:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nhi\n")
         writer.close()
 
+    async with listening(node, answer):
+        yield
+
+
+@asynccontextmanager
+async def listening(
+    node: Node, answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+) -> AsyncIterator[None]:
+    netns = os.open(node.lab.pods["hello-1"].path, os.O_RDONLY)
+    link = made_inside(netns, partial(socket.create_server, ("127.0.0.1", PORT)))
+    os.close(netns)
     async with await asyncio.start_server(answer, sock=link):
         yield
 
@@ -102,3 +113,35 @@ async def test_policies_see_the_port_of_the_app(fresh: Node) -> None:
         await fresh.settled()
         async with app(fresh, heard):
             assert (await fresh.curl("test-1", f"http://{VIP}:5000/x")).code == code
+
+
+@pytest.mark.parametrize("protocol", [workload_pb2.ApplicationTunnel.PROXY, workload_pb2.ApplicationTunnel.NONE])
+async def test_open_connections_follow_policy(fresh: Node, protocol: Any) -> None:
+    """Judged as when they were made: by their peer, the pod's address and the app's port."""
+    hello(fresh, application_tunnel=tunnel(protocol))
+    await fresh.settled()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 ready\r\n")
+        while data := await reader.read(65536):
+            writer.write(b"x" if data.endswith(b"x") else b"")
+        writer.close()
+
+    async with (
+        listening(fresh, speak),
+        live(fresh, "test-1") as denied,
+        live(fresh, "test-1") as denied_too,
+        live(fresh, "web-1") as allowed,
+    ):
+        match = authorization_pb2.Match(principals=[exact(PEER.removeprefix("spiffe://"))], destination_ports=[PORT])
+        fresh.istiod.policy("hello", "deny", "DENY", [[match]], scope="NAMESPACE")
+        assert await denied.ended() in ENDED
+        assert await denied_too.ended() in ENDED
+        assert await allowed.goes_on()
+        away = ip_network(fresh.lab.pods["hello-1"].ip)
+        match = authorization_pb2.Match(
+            not_destination_ips=[authorization_pb2.Address(address=away.network_address.packed, length=32)]
+        )
+        fresh.istiod.policy("hello", "deny", "DENY", [[match]], scope="NAMESPACE")
+        await asyncio.sleep(0.4)
+        assert await allowed.goes_on()

@@ -80,6 +80,11 @@ class Access:
         """The port of the pod on which everything tunnelled arrives, if it is one and the same."""
         return self.tunnel.port or None if self.tunnel is not None else None
 
+    def tunnelled_to(self, address: Address, port: int) -> tuple[Address, int]:
+        """What policies take to be the destination of a request for an address that the app's own tunnel takes."""
+        own = address if address in self.addresses or not self.addresses else self.addresses[0]
+        return own, self.only_port or port
+
 
 # -- HBONE ------------------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ def hbone(pod: LocalPod) -> accesslog_pb2.AccessLog:
             "src.identity": "%DOWNSTREAM_PEER_URI_SAN%",
             "dst.hbone_addr": "%REQ(:AUTHORITY)%",
             "dst.identity": literal(pod.identity),
+            "stream": "%START_TIME(%6f)%",
             "peer_serials": "%DOWNSTREAM_PEER_CHAIN_SERIALS%",
             "response_code": "%RESPONSE_CODE%",
             "error": "%ROUTE_NAME%",

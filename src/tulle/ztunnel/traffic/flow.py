@@ -83,8 +83,19 @@ class Flows:
             opened=self._metrics.opened(labels),
             ended=self._metrics.ended(labels, "-"),
             serials=_serials(line.peer_serials, line.peer_certificate),
-            peer=_peer(line) if line.inbound else None,
+            peer=self._peer(line) if line.inbound else None,
         )
+
+    def _peer(self, line: Line) -> Peer | None:
+        """As policies saw it when it was let in."""
+        local, source = self._configurator.access.get(line.pod), address(line.source)
+        into_tunnel = line.kind == "hbone" and local is not None and local.access.tunnel is not None
+        where = line.asked_for if into_tunnel else line.app_remote
+        destination, port = address(where), split(where)
+        if local is None or source is None or destination is None or port is None:
+            return None
+        seen = local.access.tunnelled_to(destination, port[1]) if into_tunnel else (destination, port[1])
+        return Peer(line.source_identity or None, source, *seen)
 
 
 def _key(line: Line) -> _Key:
@@ -103,13 +114,6 @@ def _key(line: Line) -> _Key:
         line.peer_serials,
         line.peer_certificate,
     )
-
-
-def _peer(line: Line) -> Peer | None:
-    source, destination, port = address(line.source), address(line.app_remote), split(line.app_remote)
-    if source is None or destination is None or port is None:
-        return None
-    return Peer(line.source_identity or None, source, destination, port[1])
 
 
 def _serials(chain: str, certificate: str) -> frozenset[int]:

@@ -66,6 +66,7 @@ class Line(
     peer_serials: str = ""
     peer_certificate: str = ""
     tunnel_local: str = ""
+    stream: str = ""
     app_local: str = ""
     app_remote: str = ""
     source: str = ""
@@ -92,6 +93,8 @@ class Line(
     @property
     def key(self) -> tuple[str, str, str]:
         """What an open connection is known by."""
+        if self.inbound and self.app_remote.startswith(_INTERNAL):
+            return self.pod, self.source, f"{self.asked_for} {self.stream}"
         if self.inbound:
             return self.pod, self.app_local, self.app_remote
         return self.pod, self.source, self.original

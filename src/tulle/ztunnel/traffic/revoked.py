@@ -13,9 +13,8 @@ from typing import Final
 
 import structlog
 
-from tulle.ztunnel.traffic.line import split
 from tulle.ztunnel.traffic.sockets import CannotCloseError, Ends
-from tulle.ztunnel.traffic.table import Connection, OpenConnections
+from tulle.ztunnel.traffic.table import OpenConnections
 
 _log = structlog.get_logger("tulle.ztunnel")
 
@@ -63,7 +62,7 @@ class RevocationWatch:
     def _look_at(self, pod: str) -> None:
         tunnelled = [c for c in self._connections.of(pod) if c.tunnel is not None]
         refused = [c for c in tunnelled if not c.flow.serials.isdisjoint(self._revoked)]
-        ends = {c.key: _ends(c) for c in tunnelled}
+        ends = {c.key: c.tunnel_ends for c in tunnelled}
         forbidden = {ends[c.key] for c in refused}
         kept = set(ends.values()) - forbidden
         closing = [tunnel for tunnel in self._tunnels(pod) if tunnel not in kept]
@@ -72,8 +71,3 @@ class RevocationWatch:
         if closing:
             self._close(pod, closing)
             _log.info("tunnels closed", pod=pod, revoked=len(forbidden), idle=len(closing) - len(forbidden))
-
-
-def _ends(connection: Connection) -> Ends | None:
-    local, remote = map(split, connection.tunnel or ("", ""))
-    return Ends(local, remote) if local is not None and remote is not None else None

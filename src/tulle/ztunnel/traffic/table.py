@@ -31,11 +31,19 @@ class Connection(msgspec.Struct, frozen=True):
         """The connection to the app, of an inbound one.
 
         The app's end is closed, so that Envoy sees a reset and passes a reset on: cut off must not look like complete.
+        Where the app is told of the peer by a header, Envoy does not tell its connection; then it is the tunnel, which
+        carries nothing but connections of the same client.
         """
-        local, remote = split(self.key[1]), split(self.key[2])
-        if not self.flow.inbound or local is None or remote is None:
+        if not self.flow.inbound:
             return None
-        return Ends(remote, local)
+        local, remote = split(self.key[1]), split(self.key[2])
+        return Ends(remote, local) if local is not None and remote is not None else self.tunnel_ends
+
+    @property
+    def tunnel_ends(self) -> Ends | None:
+        """The two ends of its tunnel."""
+        local, remote = map(split, self.tunnel or ("", ""))
+        return Ends(local, remote) if local is not None and remote is not None else None
 
     def dump(self) -> dict[str, Any]:
         """As tools read it from `/config_dump`."""
