@@ -88,6 +88,7 @@ def run_istiod(client: Client) -> RunIstiod:
             waypoint_image="tulle/tulle:test",
             listen="127.0.0.1",
             xds_port=0,
+            plaintext_port=0,
             webhook_port=0,
             http_port=0,
             metrics_port=0,

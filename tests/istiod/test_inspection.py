@@ -13,6 +13,8 @@ from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2
 from google.protobuf.message import Message
 
+from tulle.istiod.debug import PageError
+from tulle.istiod.debug_pages import config_dump
 from tulle.istiod.inspection import CONFIG_DUMP, CONNECT, CONNECTIONS, SYNCZ, Inspection, control_plane, proxy_id
 from tulle.xds import types
 from tulle.xds.delta import ServerStream
@@ -95,3 +97,15 @@ def test_who_has_proved_nothing_is_told_nothing() -> None:
     for caller in (ClientNode("x", {"NAMESPACE": "istio-system"}), ClientNode("x", {}, Peer("spiffe://x"))):
         with pytest.raises(AccessDenied):
             inspection(caller, SYNCZ)
+
+
+def test_config_dump_page() -> None:
+    inspection = Inspection("istio-system", lambda: PROXIES)
+    for name in ("b.bank", "waypoint~10.0.0.1~b.bank~bank.svc.cluster.local"):
+        (found,) = config_dump(inspection, {"proxyID": name})["configs"]
+        assert found["@type"] == "type.googleapis.com/envoy.admin.v3.ListenersConfigDump"
+        assert [one["name"] for one in found["dynamicListeners"]] == ["main"]
+    for query, status in (({}, 400), ({"proxyID": "c.shop"}, 404)):
+        with pytest.raises(PageError, match="/debug/syncz") as caught:
+            config_dump(inspection, query)
+        assert caught.value.status == status

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
+import pytest
 from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import discovery_pb2
 
 import tulle
 from tulle.istiod.app import Istiod
+from tulle.istiod.inspection import SYNCZ
 from tulle.istiod.waypoint_source import TYPES
 from tulle.kube.client import Client
 from tulle.kube.errors import NotFound
@@ -239,6 +245,58 @@ async def test_http(client: Client, namespace: str, run_istiod: RunIstiod) -> No
         async with session.get(f"{base}/debug/syncz") as answer:
             page = await answer.json()
             assert (page["controlPlane"]["id"], page["resources"]) == ("istiod-0", [])
+        await make_mesh(client, namespace)
+        host, mine = f"s.{namespace}.svc.cluster.local", {"namespace": namespace, "name": "p"}
+        await client.create(AUTHORIZATION_POLICIES, {"metadata": mine, "spec": {"action": "ALLOW"}})
+
+        async def shown(page: str) -> Any:
+            async with session.get(f"{base}/debug/{page}") as answer:
+                return await answer.json()
+
+        async def endpoint() -> Any:
+            return next((one["ep"] for one in await shown("endpointz") if one["svc"] == f"{host}:http"), None)
+
+        (found,) = await eventually(endpoint, "the endpoint is shown")
+        assert (found["endpoint"]["Addresses"], found["endpoint"]["EndpointPort"]) == (["10.244.9.9"], 8080)
+        (service,) = [one for one in await shown("registryz") if one["hostname"] == host]
+        assert service["ports"] == [{"name": "http", "port": 80, "protocol": "HTTP"}]
+        (policy,) = [one for one in await shown("configz") if one["metadata"].get("namespace") == namespace]
+        assert (policy["kind"], policy["metadata"]["name"]) == ("AuthorizationPolicy", "p")
+        assert "/debug/config_dump" in await shown("list")
+
+
+async def test_the_plain_text_port_shows_proxies_and_gives_no_configuration(
+    client: Client, namespace: str, run_istiod: RunIstiod, tmp_path: Path
+) -> None:
+    home = f"{namespace}-home"
+    node = base_pb2.Node(id="istioctl")
+    wds = (types.ADDRESS, types.AUTHORIZATION)
+    async with run_istiod(home) as istiod, reading(client, istiod, (home, "ztunnel"), wds, tmp_path):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{istiod.ports['plaintext']}") as channel:
+            ask = channel.stream_stream(
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+                request_serializer=discovery_pb2.DiscoveryRequest.SerializeToString,
+                response_deserializer=discovery_pb2.DiscoveryResponse.FromString,
+            )
+            stream = ask()
+            await stream.write(discovery_pb2.DiscoveryRequest(node=node, type_url=SYNCZ))
+            (proxy,) = (await stream.read()).resources
+            assert b"test" in proxy.value
+            stream = ask()
+            await stream.write(discovery_pb2.DiscoveryRequest(node=node, type_url=types.ADDRESS))
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stream.read()
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{istiod.ports['metrics']}/metrics") as answer,
+        ):
+            told = await answer.text()
+            assert 'pilot_xds_pushes{type="wds"} 1.0' in told
+            assert 'pilot_xds_pushes{type="wads"} 1.0' in told
+            expires = re.search(r"^citadel_server_root_cert_expiry_timestamp (.*)$", told, re.MULTILINE)
+            assert expires is not None
+            assert float(expires[1]) > time.time()
 
 
 async def test_not_ready_while_the_mesh_configuration_cannot_be_read(

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import structlog
 
+from tulle.istiod import debug_pages
 from tulle.istiod.access import Access
 from tulle.istiod.ca.authority import Authority
 from tulle.istiod.ca.callers import Authenticator, TokenReviewer
@@ -25,7 +26,7 @@ from tulle.istiod.ca.plugged import PluggedCa, secret_informer
 from tulle.istiod.ca.revocations import RevocationPublisher
 from tulle.istiod.ca.service import CertificateService
 from tulle.istiod.ca.store import load_authority
-from tulle.istiod.debug import Debug
+from tulle.istiod.debug import Debug, syncz
 from tulle.istiod.gateway_objects import WaypointImage
 from tulle.istiod.gateways import GatewayController
 from tulle.istiod.http import HttpServer
@@ -77,7 +78,13 @@ class Istiod:
         waypoints = WaypointSource(self.index, TokenKeys(self._keys.keys, self._keys.want))
         self.publisher = Publisher(self.index, waypoints, self._readers)
         self._on_delta: list[Callable[[Delta], None]] = [self.publisher.publish]
-        self._http = HttpServer(self.metrics, self._pending, Debug(settings.pod_name, lambda: self.connections))
+        self._inspection = Inspection(settings.namespace, lambda: self.connections)
+        self._informers: Informers | None = None
+        pages = {
+            "/debug/syncz": lambda _: syncz(settings.pod_name, self.connections),
+            **debug_pages.pages(self.index, self._inspection, lambda: self._informers),
+        }
+        self._http = HttpServer(self.metrics, self._pending, Debug(pages))
         self._trusted = frozenset({(settings.namespace, "ztunnel")})
 
     @property
@@ -120,6 +127,7 @@ class Istiod:
         http = await self._http.start(settings.listen, settings.http_port, settings.metrics_port)
         self.ports.update(zip(("http", "metrics"), http, strict=True))
         informers = await _persistently("discovery", lambda: Informers.create(self._client, settings))
+        self._informers = informers
         source = MeshSource(informers, self.index, settings.domain, self._changed)
         status = StatusWriter(self._client, informers, self.index)
         self._on_delta.append(status.on_delta)
@@ -137,6 +145,7 @@ class Istiod:
             "certificate authority",
             lambda: load_authority(self._client, organization=trust_domain, namespace=settings.namespace),
         )
+        self.metrics.authority(authority.expiry)
         webhook = Webhook(self.index, lambda: authority.serving(names))
         certificate = RotatingCertificate(authority, names)
         server = self._make_server(authority, certificate, informers)
@@ -180,7 +189,9 @@ class Istiod:
                 # Proxies have the issuers' keys from before; until each issuer was asked they would be told that there are none.
                 await self._keys.tried()
                 await self._election.decided.wait()
-                self.ports["xds"] = (await server.start(f"{settings.listen}:{settings.xds_port}")).port
+                xds = f"{settings.listen}:{settings.xds_port}"
+                listening = await server.start(xds, plaintext_port=settings.plaintext_port)
+                self.ports.update(xds=listening.port, plaintext=listening.plaintext)
                 self._server = server
                 self._started()
         finally:
@@ -215,8 +226,7 @@ class Istiod:
             trusted=self._trusted,
             on_result=self.metrics.certificate,
         )
-        inspection = Inspection(self._settings.namespace, lambda: self.connections)
-        access = Access(self.index, self.publisher, self._trusted, inspection, lambda: self._election.leading)
+        access = Access(self.index, self.publisher, self._trusted, self._inspection, lambda: self._election.leading)
         return IstiodServer(
             certificate,
             authenticator,
@@ -224,7 +234,9 @@ class Istiod:
             access,
             on_rejection=self._rejected,
             on_answer=self.publisher.answered,
+            on_push=self.metrics.pushed,
             control_plane=control_plane(self._settings.pod_name),
+            namespace=self._settings.namespace,
         )
 
     def _waypoint_image(self) -> WaypointImage:
@@ -233,7 +245,7 @@ class Istiod:
         return WaypointImage(settings.waypoint_image, istiod, self.index.settings.trust_domain)
 
     def _rejected(self, node: ClientNode, rejection: Rejection) -> None:
-        self.metrics.rejects.labels(rejection.type_url.rpartition(".")[2]).inc()
+        self.metrics.rejected(rejection.type_url)
         gateway = node.metadata.get("GATEWAY_NAME")
         if gateway:
             log.error(

@@ -1,15 +1,15 @@
-"""What each proxy has acknowledged, for istioctl: `/debug/syncz`.
+"""The pages under `/debug`, and the one for istioctl: `/debug/syncz`, what each proxy has acknowledged.
 
-The answer is the one that tools of Istio read: `envoy.service.status.v3.ClientConfig` documents, one per proxy, with a status for every
-type that the proxy subscribes to. It is given on the loopback address only (`kubectl port-forward` ends there): who is connected, and from
-which namespace, is nobody else's business (CVE-2026-31838).
+Its answer is the one that tools of Istio read: `envoy.service.status.v3.ClientConfig` documents, one per proxy, with a status for every
+type that the proxy subscribes to. Every page is given on the loopback address only (`kubectl port-forward` ends there): who is connected,
+from which namespace, and what it is told, is nobody else's business (CVE-2026-31838).
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from aiohttp import web
@@ -25,20 +25,35 @@ ERROR: Final = "ERROR"
 CLIENT_CONFIG: Final = "type.googleapis.com/envoy.service.status.v3.ClientConfig"
 
 
-class Debug:
-    """The page; `istiod` is the pod's own name."""
+Page: TypeAlias = Callable[[Mapping[str, str]], Any]
+"""From the query to what is shown as JSON. Raises PageError."""
 
-    def __init__(self, istiod: str, connections: Callable[[], Iterable[Connection]]) -> None:
-        self._istiod = istiod
-        self._connections = connections
+
+class PageError(Exception):
+    """A question that has no answer: the HTTP status, and what to ask instead."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Debug:
+    """Pages by path, and `/debug/list`, which names them."""
+
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        self._pages: Mapping[str, Page] = {**pages, "/debug/list": lambda _: sorted(pages)}
 
     def add_to(self, app: web.Application) -> None:
-        app.router.add_get("/debug/syncz", self._syncz)
+        for path in self._pages:
+            app.router.add_get(path, self._page)
 
-    async def _syncz(self, request: web.Request) -> web.Response:
+    async def _page(self, request: web.Request) -> web.Response:
         if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:  # noqa: S104 (an address that is not loopback)
             return web.Response(status=403, text="only from the loopback address: use kubectl port-forward\n")
-        body = msgspec.json.encode(syncz(self._istiod, self._connections()))
+        try:
+            body = msgspec.json.encode(self._pages[request.path](request.query))
+        except PageError as error:
+            return web.Response(status=error.status, text=f"{error}\n")
         return web.Response(body=body, content_type="application/json")
 
 

@@ -63,6 +63,13 @@ class Inspection:
                 self._answers[type_url](found, connection)
         return found
 
+    def dumps(self, proxy: str) -> list[Any] | None:
+        """Everything that a proxy (`pod.namespace`, or its whole id) is sent, in the form of Envoy's own dump; None if it is not here."""
+        for connection in self._proxies():
+            if connection.node is not None and proxy in (proxy_id(connection.node), connection.node.id):
+                return list(_dumps(connection))
+        return None
+
     def _proxies(self) -> Iterator[Connection]:
         """Who reads configuration; istioctl's own stream is not one of them."""
         for connection in self._connections():
@@ -105,16 +112,21 @@ def _add_node(found: ResourceMap, connection: Connection) -> None:
 
 
 def _add_dumps(found: ResourceMap, connection: Connection) -> None:
-    """Everything that a proxy is sent of the types that Envoy's own dump has; asked for by the proxy's name."""
+    """Asked for by the proxy's name."""
     assert connection.node is not None
-    assert connection.state is not None
     name = proxy_id(connection.node)
+    for message in _dumps(connection):
+        kind = message.DESCRIPTOR.name
+        found.set(f"{name}/{kind}", message, (name,), body_type=_ADMIN + kind)
+
+
+def _dumps(connection: Connection) -> Iterator[Any]:
+    """Everything that a proxy is sent of the types that Envoy's own dump has."""
+    assert connection.state is not None
     for state in _states(connection):
         dump = _DUMPS.get(state.type_url)
         if dump is not None:
-            message = dump(connection.state.covered(state.type_url))
-            kind = message.DESCRIPTOR.name
-            found.set(f"{name}/{kind}", message, (name,), body_type=_ADMIN + kind)
+            yield dump(connection.state.covered(state.type_url))
 
 
 def _listeners(entries: Iterable[Entry]) -> Any:

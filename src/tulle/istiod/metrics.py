@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -9,6 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import tulle
+from tulle.xds import types
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -21,6 +23,20 @@ _RESULTS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+_SHORT: Final[Mapping[str, str]] = {
+    types.CLUSTER: "cds",
+    types.LISTENER: "lds",
+    types.ROUTES: "rds",
+    types.ENDPOINTS: "eds",
+    types.SECRET: "sds",
+    types.EXTENSION: "ecds",
+    types.ADDRESS: "wds",
+    types.WORKLOAD: "wds",
+    types.AUTHORIZATION: "wads",
+}
+"""Types as upstream's metrics call them; any other is called as it is."""
+
+
 class Metrics:
     """One process's metrics; a registry of its own, so that several istiods may live in one test."""
 
@@ -31,7 +47,9 @@ class Metrics:
         ).set(1)
         self.proxies = Gauge("pilot_xds", "Proxies connected to this istiod.", registry=self.registry)
         # Upstream's counters do not end in `_total`, which this library gives to every counter: they are gauges that only grow.
-        self.rejects = Gauge(
+        self._pushes = Gauge("pilot_xds_pushes", "Answers sent to proxies.", ["type"], registry=self.registry)
+        self._pushed: Counter[str] = Counter()
+        self._rejects = Gauge(
             "pilot_total_xds_rejects", "Configurations that a proxy refused.", ["type"], registry=self.registry
         )
         self.flushes = Histogram(
@@ -44,11 +62,34 @@ class Metrics:
         self.services = Gauge("pilot_services", "Services in the mesh.", registry=self.registry)
         self._requests = Gauge("citadel_server_csr_count", "Certificate requests.", registry=self.registry)
         self._results = {result: Gauge(name, text, registry=self.registry) for result, (name, text) in _RESULTS.items()}
+        self._root_expires = Gauge(
+            "citadel_server_root_cert_expiry_timestamp",
+            "When the first root expires, Unix seconds.",
+            registry=self.registry,
+        )
+        self._signer_expires = Gauge(
+            "citadel_server_cert_chain_expiry_timestamp",
+            "When the certificate that signs expires, Unix seconds.",
+            registry=self.registry,
+        )
         self.leading = Gauge("tulle_leader", "1 while this istiod writes statuses.", registry=self.registry)
 
     def observe(self, proxies: Callable[[], int]) -> None:
         """Read the number of connected proxies whenever somebody asks."""
         self.proxies.set_function(lambda: float(proxies()))
+
+    def pushed(self, type_url: str) -> None:
+        """An answer of that type went out. This is called for every proxy at every change, hence so little."""
+        self._pushed[_SHORT.get(type_url, type_url)] += 1
+
+    def rejected(self, type_url: str) -> None:
+        """A proxy refused an answer of that type."""
+        self._rejects.labels(_SHORT.get(type_url, type_url)).inc()
+
+    def authority(self, expires: Callable[[], tuple[float, float]]) -> None:
+        """Read when the root and the certificate that signs expire, in Unix seconds, whenever somebody asks."""
+        self._root_expires.set_function(lambda: expires()[0])
+        self._signer_expires.set_function(lambda: expires()[1])
 
     def certificate(self, result: str) -> None:
         """A certificate request was answered; the results are those of `CertificateService`."""
@@ -57,4 +98,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """The exposition text."""
+        for short, count in self._pushed.items():
+            self._pushes.labels(short).set(count)
         return generate_latest(self.registry)

@@ -5,6 +5,9 @@ other account only what belongs to it. That decision is the source's, which gets
 proves it, by service account token on the main port, or by a certificate of this mesh on the mutual one.
 (gRPC for Python can either require client certificates on a port or not ask for them, hence two ports.)
 
+A third port is for people: plain text, on the loopback address only, where `kubectl port-forward` ends. Whoever may forward ports into the
+mesh's namespace may look at every proxy, as on the HTTP pages, and is nobody who gets configuration or certificates.
+
 The serving certificate comes from this istiod's own authority and is replaced while the server runs.
 """
 
@@ -30,6 +33,8 @@ _log = structlog.get_logger(__name__)
 
 DEFAULT_PORT: Final = 15012
 _RENEWAL_CHECK: Final = 60.0  # seconds; short against any lifetime, and the wall clock may be set meanwhile
+
+_PLAINTEXT: Final = [b"insecure"]
 
 #: Attributes of a ``Peer`` here.
 NAMESPACE: Final = "namespace"
@@ -112,10 +117,11 @@ class RotatingCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The ports a server got (``mutual`` is 0 without one)."""
+    """The ports a server got (0: there is none)."""
 
     port: int
     mutual: int
+    plaintext: int
 
 
 class IstiodServer:
@@ -133,27 +139,35 @@ class IstiodServer:
         *,
         on_rejection: Callable[[ClientNode, Rejection], None] | None = None,
         on_answer: Callable[[], None] | None = None,
+        on_push: Callable[[str], None] | None = None,
         control_plane: str = CONTROL_PLANE,
+        namespace: str = "istio-system",
     ) -> None:
         self._certificate = certificate
         self._authenticator = authenticator
-        self.ads = AdsServer(source, self._authenticate, on_rejection, on_answer, control_plane)
+        self.ads = AdsServer(source, self._authenticate, on_rejection, on_answer, control_plane, on_push=on_push)
         self._certificates = certificates
+        self._namespace = namespace
         self._server: grpc.aio.Server | None = None
         self._renewal: asyncio.Future[None] | None = None
 
-    async def start(self, address: str = f"0.0.0.0:{DEFAULT_PORT}", mutual_address: str = "") -> Listening:
-        """Listen on ``address`` (tokens) and, if given, on ``mutual_address`` (certificates); port 0 picks one."""
+    async def start(
+        self, address: str = f"0.0.0.0:{DEFAULT_PORT}", mutual_address: str = "", plaintext_port: int | None = None
+    ) -> Listening:
+        """Listen on ``address`` (tokens) and, if given, on ``mutual_address`` (certificates) and the loopback's
+        ``plaintext_port``; port 0 picks one.
+        """
         server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((self.ads.handler(), self._certificates.handler()))
         port = server.add_secure_port(address, self._certificate.credentials(mutual=False))
         mutual = 0
         if mutual_address:
             mutual = server.add_secure_port(mutual_address, self._certificate.credentials(mutual=True))
+        plaintext = 0 if plaintext_port is None else server.add_insecure_port(f"127.0.0.1:{plaintext_port}")
         await server.start()
         self._server = server
         self._renewal = asyncio.ensure_future(self._certificate.run())
-        return Listening(port, mutual)
+        return Listening(port, mutual, plaintext)
 
     async def stop(self, grace: float = 1.0) -> None:
         """Stop listening; streams end after ``grace`` seconds and their clients go elsewhere."""
@@ -166,6 +180,9 @@ class IstiodServer:
             self._server = None
 
     async def _authenticate(self, context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
+        if context.auth_context().get("transport_security_type") == _PLAINTEXT:
+            # Only the port on the loopback address is without TLS.
+            return Peer("", {NAMESPACE: self._namespace})
         try:
             return peer_of(await self._authenticator.caller(context))
         except NotAuthenticated as error:

@@ -34,6 +34,8 @@ class Settings:
     mesh_config: str = "istio"
     waypoint_image: str = ""
     xds_port: int = 15012
+    plaintext_port: int = 15010
+    """For istioctl's `--plaintext` through `kubectl port-forward`: on the loopback address, and for looking only."""
     webhook_port: int = 15017
     http_port: int = 8080
     metrics_port: int = 15014
@@ -56,6 +58,7 @@ class Settings:
             mesh_config=env.get("MESH_CONFIG_MAP") or "istio",
             waypoint_image=env.get("WAYPOINT_IMAGE") or f"tulle/tulle:{tulle.__version__}",
             xds_port=_port(env, "XDS_PORT", 15012),
+            plaintext_port=_port(env, "PLAINTEXT_XDS_PORT", 15010),
             webhook_port=_port(env, "WEBHOOK_PORT", 15017),
             http_port=_port(env, "HTTP_PORT", 8080),
             metrics_port=_port(env, "METRICS_PORT", 15014),

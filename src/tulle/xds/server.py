@@ -105,7 +105,7 @@ class AdsServer:
     ``AccessDenied`` or ``ServedElsewhere``. It is asked once per stream and type. ``authenticate`` proves who the client is before anything
     is read from it (it raises by ``context.abort``); ``on_rejection`` hears of every NACK, and ``on_answer`` is called after
     every request and after a stream's end: whenever what clients have acknowledged may have become something else.
-    ``control_plane`` is what the server calls itself in every answer.
+    ``control_plane`` is what the server calls itself in every answer, and ``on_push`` hears of each answer's type.
     """
 
     def __init__(
@@ -115,9 +115,12 @@ class AdsServer:
         on_rejection: Callable[[ClientNode, Rejection], None] | None = None,
         on_answer: Callable[[], None] | None = None,
         control_plane: str = CONTROL_PLANE,
+        *,
+        on_push: Callable[[str], None] | None = None,
     ) -> None:
         self._source = source
         self._control_plane = control_plane
+        self._on_push = on_push
         self._authenticate = authenticate
         self._on_rejection = on_rejection
         self._on_answer = on_answer
@@ -156,7 +159,7 @@ class AdsServer:
         self._connections.add(connection)
         work = asyncio.Event()
         reader = asyncio.ensure_future(self._read(connection, peer, context, work))
-        writer = asyncio.ensure_future(_write(connection, context, work, self._control_plane))
+        writer = asyncio.ensure_future(_write(connection, context, work, self._control_plane, self._on_push))
         connection.end = reader.cancel
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
@@ -218,7 +221,11 @@ class AdsServer:
 
 
 async def _write(
-    connection: Connection, context: grpc.aio.ServicerContext[Any, Any], work: asyncio.Event, control_plane: str
+    connection: Connection,
+    context: grpc.aio.ServicerContext[Any, Any],
+    work: asyncio.Event,
+    control_plane: str,
+    on_push: Callable[[str], None] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     deadline: float | None = None
@@ -233,6 +240,8 @@ async def _write(
             continue
         for push in stream.pushes():
             await context.write(push.encode(control_plane))
+            if on_push is not None:
+                on_push(push.type_url)
         deadline = (deadline or loop.time() + WARMING_SECONDS) if stream.waiting else None
 
 

@@ -80,6 +80,12 @@ class Authority:
         """What it signs with now."""
         return self._roots
 
+    def expiry(self) -> tuple[float, float]:
+        """When the first root and what signs now expire, in Unix seconds; 0 for what is not there (yet)."""
+        issuer = self._roots.signer or self._issuer
+        root = min(certificate.not_valid_after_utc for certificate in self._roots.trusted)
+        return root.timestamp(), issuer.expires.timestamp() if issuer is not None else 0.0
+
     def replace(self, roots: Roots) -> None:
         """Sign with ``roots`` from now on. Raises AuthorityError, and goes on as before, when they cannot sign now."""
         before = self._roots, self._issuer
