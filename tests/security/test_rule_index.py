@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tulle.security import rule_index
 from tulle.security.evaluation import CompiledPolicy, Dialect, Facts
@@ -52,10 +54,8 @@ KINDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_the_index_tests_few_rules_of_many(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policies = [world.policy({"rules": [KINDS[kind](i)]}, f"p{i}") for i in range(40)]
-    index = RuleIndex([CompiledPolicy(policy, DIALECT) for policy in policies], DIALECT)
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The rules that are tested in full from now on."""
     tested: list[object] = []
     plain = rule_index._holds
 
@@ -64,6 +64,14 @@ def test_the_index_tests_few_rules_of_many(kind: str, monkeypatch: pytest.Monkey
         return plain(rule, facts)
 
     monkeypatch.setattr(rule_index, "_holds", counted)
+    return tested
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_index_tests_few_rules_of_many(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policies = [world.policy({"rules": [KINDS[kind](i)]}, f"p{i}") for i in range(40)]
+    index = RuleIndex([CompiledPolicy(policy, DIALECT) for policy in policies], DIALECT)
+    tested = _counted(monkeypatch)
     claims = {"iss": "i", "sub": "none", "g": "none"}
     index.passes(
         Facts(
@@ -83,7 +91,7 @@ def test_the_index_tests_few_rules_of_many(kind: str, monkeypatch: pytest.Monkey
     assert len(tested) == 0
 
 
-def test_a_rule_is_filed_under_its_rarest_part() -> None:
+def test_a_rule_is_filed_under_its_rarest_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty rules share an account and a port; the path tells them apart, wherever it stands and however many it names."""
     shared: dict[str, Any] = {"from": [{"source": {"principals": ["cluster.local/ns/a/sa/x"]}}]}
     rules = [
@@ -92,6 +100,29 @@ def test_a_rule_is_filed_under_its_rarest_part() -> None:
     policies = [world.policy({"rules": [rule]}, f"p{i}") for i, rule in enumerate(rules)]
     index = RuleIndex([CompiledPolicy(policy, DIALECT) for policy in policies], DIALECT)
     facts = Facts(world.client("a/x"), "192.0.2.1", destination_port=80, host="h", method="GET", path="/7")
-    found = [rule for probe in index._probes for rules_ in probe.find(facts) for rule in rules_]
-    assert (index._rest, len(found)) == ((), 1)
+    tested = _counted(monkeypatch)
     assert index.passes(facts)
+    assert len(tested) == 1
+
+
+def test_rules_nearly_as_rare_share_a_look_up() -> None:
+    """Each could be under its account or its path. All have a path, so that is all that a request looks up."""
+    rules = [{**_from("principals", f"cluster.local/ns/n/sa/s{i}"), **_to("paths", f"/{i}")} for i in range(20)] + [
+        _to("paths", f"/{i}") for i in range(20, 30)
+    ]
+    index = RuleIndex([CompiledPolicy(world.policy({"rules": [rule]}), DIALECT) for rule in rules], DIALECT)
+    assert len(index._probes) == 1
+
+
+LITERALS = st.text("ab", min_size=1, max_size=5)
+
+
+@given(st.sets(LITERALS, max_size=12), st.text("abc", max_size=7))
+def test_every_literal_that_a_text_begins_with_is_found(literals: set[str], text: str) -> None:
+    """And each rule once, also where it is filed under several of them."""
+    filed = {literal: rule_index._Filed(True, ()) for literal in literals}
+    everywhere = rule_index._Filed(False, ())
+    found = rule_index._Prefixes({literal: (rule, everywhere) for literal, rule in filed.items()}).find(text)
+    wanted = {filed[literal] for literal in literals if text.startswith(literal)}
+    assert set(found) == (wanted | {everywhere} if wanted else set())
+    assert len(found) == len(set(found))

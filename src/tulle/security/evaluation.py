@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .identity import Identity
 from .match import (
@@ -33,9 +33,11 @@ Candidates = Callable[["Facts", tuple[str, ...]], tuple[str, ...]]
 """Reads the strings that a term is tested against, given its argument."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of one request at one hop. ``path`` is normalised; ``claims`` is None without a valid token."""
+class Facts(NamedTuple):
+    """What is known of one request at one hop. ``path`` is normalised; ``claims`` is None without a valid token.
+
+    A tuple, since one is made for each request and hop, and a frozen dataclass takes three times as long to make.
+    """
 
     identity: Identity | None = None
     source_ip: str = ""
@@ -273,12 +275,14 @@ def candidates(term: Term, facts: Facts) -> tuple[str, ...]:
     return _CANDIDATES[term.attribute](facts, term.argument)
 
 
-def _identity(read: Callable[[Identity], str]) -> Candidates:
-    return lambda facts, _: () if facts.identity is None else (read(facts.identity),)
+def _service_account(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
+    identity = facts.identity
+    return (f"{identity.namespace}/{identity.service_account}",) if identity else ()
 
 
-def _plain(read: Callable[[Facts], str]) -> Candidates:
-    return lambda facts, _: (text,) if (text := read(facts)) else ()
+def _remote_ip(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
+    address = facts.remote_ip or facts.source_ip
+    return (address,) if address else ()
 
 
 def _headers(facts: Facts, argument: tuple[str, ...]) -> tuple[str, ...]:
@@ -310,18 +314,18 @@ def _token_principal(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _CANDIDATES: Mapping[Attribute, Candidates] = {
-    Attribute.PRINCIPAL: _identity(lambda identity: identity.principal),
-    Attribute.NAMESPACE: _identity(lambda identity: identity.namespace),
-    Attribute.SERVICE_ACCOUNT: _identity(lambda identity: f"{identity.namespace}/{identity.service_account}"),
-    Attribute.TRUST_DOMAIN: _identity(lambda identity: identity.trust_domain),
-    Attribute.SOURCE_IP: _plain(lambda facts: facts.source_ip),
-    Attribute.REMOTE_IP: _plain(lambda facts: facts.remote_ip or facts.source_ip),
-    Attribute.DESTINATION_IP: _plain(lambda facts: facts.destination_ip),
-    Attribute.DESTINATION_PORT: _plain(lambda facts: str(facts.destination_port)),
-    Attribute.HOST: _plain(lambda facts: facts.host),
-    Attribute.METHOD: _plain(lambda facts: facts.method),
-    Attribute.PATH: _plain(lambda facts: facts.path),
-    Attribute.SNI: _plain(lambda facts: facts.sni),
+    Attribute.PRINCIPAL: lambda facts, _: (facts.identity.principal,) if facts.identity else (),
+    Attribute.NAMESPACE: lambda facts, _: (facts.identity.namespace,) if facts.identity else (),
+    Attribute.SERVICE_ACCOUNT: _service_account,
+    Attribute.TRUST_DOMAIN: lambda facts, _: (facts.identity.trust_domain,) if facts.identity else (),
+    Attribute.SOURCE_IP: lambda facts, _: (facts.source_ip,) if facts.source_ip else (),
+    Attribute.REMOTE_IP: _remote_ip,
+    Attribute.DESTINATION_IP: lambda facts, _: (facts.destination_ip,) if facts.destination_ip else (),
+    Attribute.DESTINATION_PORT: lambda facts, _: (str(facts.destination_port),),
+    Attribute.HOST: lambda facts, _: (facts.host,) if facts.host else (),
+    Attribute.METHOD: lambda facts, _: (facts.method,) if facts.method else (),
+    Attribute.PATH: lambda facts, _: (facts.path,) if facts.path else (),
+    Attribute.SNI: lambda facts, _: (facts.sni,) if facts.sni else (),
     Attribute.HEADER: _headers,
     Attribute.CLAIM: _claim,
     Attribute.AUDIENCE: lambda facts, _: _claim(facts, ("aud",)),

@@ -20,6 +20,7 @@ Predicate = Callable[[str], bool]
 
 _IP_TEXT = re.compile(r"[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?")
 _PORT_TEXT = re.compile(r"[1-9][0-9]{0,4}")
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
@@ -65,20 +66,30 @@ def read_string(pattern: str) -> StringMatch:
 
 @lru_cache(maxsize=16384)
 def string_predicate(pattern: str) -> Predicate:
-    """A predicate for a pattern of ``read_string``."""
-    return read_string(pattern).matches
+    """A predicate for a pattern of ``read_string``; says what ``StringMatch.matches`` says, without looking at the form."""
+    read = read_string(pattern)
+    value = read.value
+    match read.form:
+        case StringForm.EXACT:
+            return exact_predicate(value)
+        case StringForm.PREFIX:
+            return lambda text: text.startswith(value)
+        case StringForm.SUFFIX:
+            return lambda text: text.endswith(value)
+        case StringForm.PRESENCE:
+            return lambda text: text != ""
 
 
 @lru_cache(maxsize=4096)
 def host_predicate(pattern: str) -> Predicate:
     """As ``string_predicate`` without regard to case; a port is part of the host (C3)."""
-    matches = read_string(ascii_lower(pattern)).matches
+    matches = string_predicate(ascii_lower(pattern))
     return lambda host: matches(ascii_lower(host))
 
 
 def ascii_lower(text: str) -> str:
     """Lower case for ASCII letters only, as Envoy compares; str.lower would also fold letters such as the Kelvin sign."""
-    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
+    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 @lru_cache(maxsize=4096)

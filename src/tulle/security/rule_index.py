@@ -8,8 +8,9 @@ anchor. The index thus never decides: it only leaves out what cannot match.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ _ADDRESSES = frozenset({Attribute.SOURCE_IP, Attribute.REMOTE_IP, Attribute.DEST
 _STRINGS = frozenset(
     {Attribute.SNI, Attribute.HEADER, Attribute.CLAIM, Attribute.AUDIENCE, Attribute.PRESENTER, Attribute.METHOD}
 )
+#: How many rules more behind a key weigh as little as one more look-up by every request.
+_NEARLY = 2
 _EXACT, _PREFIX, _SUFFIX, _NETWORK = "exact", "prefix", "suffix", "network"
 
 
@@ -46,7 +49,7 @@ class Key(NamedTuple):
     literal: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Filed:
     """A rule as it is found: its action's verdict and what must hold."""
 
@@ -77,17 +80,11 @@ class RuleIndex:
                 self._denies_all |= denies and not groups
                 possible = (_anchor(group, policy.meta.namespace, dialect) for group in groups)
                 filed.append((_Filed(denies, groups), [anchor for anchor in possible if anchor is not None]))
-        frequency = Counter(
-            key for _, anchors in filed for anchor in anchors for choices in anchor for keys in choices for key in keys
-        )
         probes: dict[tuple[Attribute, tuple[str, ...]], dict[Key, list[_Filed]]] = {}
-        rest: list[_Filed] = []
-        for rule, anchors in filed:
-            if not anchors:
-                rest.append(rule)
-                continue
-            for key in min((_rarest(anchor, frequency) for anchor in anchors), key=_cost(frequency)):
+        for (rule, _), keys in zip(filed, _chosen([anchors for _, anchors in filed]), strict=True):
+            for key in keys:
                 probes.setdefault((key.attribute, key.argument), {}).setdefault(key, []).append(rule)
+        rest = [rule for rule, anchors in filed if not anchors]
         self._rest = tuple(sorted(rest, key=lambda rule: not rule.denies))
         self._probes = tuple(_probe(attribute, argument, rules) for (attribute, argument), rules in probes.items())
 
@@ -101,13 +98,14 @@ class RuleIndex:
                 if rule.denies:
                     return False
                 allowed = True
-        for probe in self._probes:
-            for rules in probe.find(facts):
-                for rule in rules:
-                    if (rule.denies or not allowed) and _holds(rule, facts):
-                        if rule.denies:
-                            return False
-                        allowed = True
+        for read, argument, finders in self._probes:
+            for value in read(facts, argument):
+                for find in finders:
+                    for rule in find(value) or ():
+                        if (rule.denies or not allowed) and _holds(rule, facts):
+                            if rule.denies:
+                                return False
+                            allowed = True
         return allowed
 
 
@@ -119,67 +117,92 @@ def _holds(rule: _Filed, facts: Facts) -> bool:
 
 
 _Rules = tuple[_Filed, ...]
+_Finder = Callable[[str], _Rules | None]
 
 
-class _Probe:
-    """The rules filed under one attribute, by form."""
+class _Probe(NamedTuple):
+    """The rules filed under one attribute: what reads its values, and for each form of keys what finds the rules of a value."""
 
-    __slots__ = ("_argument", "_exact", "_fold", "_networks", "_prefixes", "_read", "_suffixes")
-
-    def __init__(
-        self,
-        read: Candidates,
-        argument: tuple[str, ...],
-        fold: bool,
-        forms: dict[str, dict[str, _Rules]],
-    ) -> None:
-        self._read, self._argument, self._fold = read, argument, fold
-        self._exact = forms[_EXACT]
-        self._prefixes = _by_length(forms[_PREFIX])
-        self._suffixes = _by_length(forms[_SUFFIX])
-        self._networks = _by_mask(forms[_NETWORK])
-
-    def find(self, facts: Facts) -> list[_Rules]:
-        """The rules that the request's values lead to."""
-        found: list[_Rules] = []
-        for value in self._read(facts, self._argument):
-            text = ascii_lower(value) if self._fold else value
-            if rules := self._exact.get(text):
-                found.append(rules)
-            for length, by_text in self._prefixes:
-                if rules := by_text.get(text[:length]):
-                    found.append(rules)
-            for length, by_text in self._suffixes:
-                if rules := by_text.get(text[-length:]):
-                    found.append(rules)
-            if self._networks and (address := address_bits(text)) is not None:
-                for version, shift, by_bits in self._networks:
-                    if version == address[0] and (rules := by_bits.get(address[1] >> shift)):
-                        found.append(rules)
-        return found
+    read: Candidates
+    argument: tuple[str, ...]
+    finders: tuple[_Finder, ...]
 
 
 def _probe(attribute: Attribute, argument: tuple[str, ...], rules: dict[Key, list[_Filed]]) -> _Probe:
-    forms: dict[str, dict[str, _Rules]] = {_EXACT: {}, _PREFIX: {}, _SUFFIX: {}, _NETWORK: {}}
+    forms: dict[str, dict[str, _Rules]] = {}
     for key, filed in rules.items():
-        forms[key.form][key.literal] = tuple(filed)
-    return _Probe(superset_of(attribute), argument, attribute is Attribute.HOST, forms)
+        forms.setdefault(key.form, {})[key.literal] = tuple(filed)
+    finders = tuple(_FINDERS[form](by_literal) for form, by_literal in forms.items())
+    if attribute is Attribute.HOST:
+        finders = tuple(_folded(finder) for finder in finders)
+    return _Probe(superset_of(attribute), argument, finders)
 
 
-def _by_length(found: dict[str, _Rules]) -> tuple[tuple[int, dict[str, _Rules]], ...]:
-    lengths: dict[int, dict[str, _Rules]] = {}
-    for literal, rules in found.items():
-        lengths.setdefault(len(literal), {})[literal] = rules
-    return tuple(sorted(lengths.items()))
+def _folded(find: _Finder) -> _Finder:
+    return lambda text: find(ascii_lower(text))
 
 
-def _by_mask(found: dict[str, _Rules]) -> tuple[tuple[int, int, dict[int, _Rules]], ...]:
-    masks: dict[tuple[int, int], dict[int, _Rules]] = {}
-    for literal, rules in found.items():
+def _suffixes(by_literal: dict[str, _Rules]) -> _Finder:
+    find = _Prefixes({literal[::-1]: rules for literal, rules in by_literal.items()}).find
+    return lambda text: find(text[::-1])
+
+
+def _networks(by_literal: dict[str, _Rules]) -> _Finder:
+    by_mask: dict[tuple[int, int], dict[int, _Rules]] = {}
+    for literal, rules in by_literal.items():
         network = read_network(literal)
         shift = network.max_prefixlen - network.prefixlen
-        masks.setdefault((network.version, shift), {})[int(network.network_address) >> shift] = rules
-    return tuple((version, shift, by_bits) for (version, shift), by_bits in masks.items())
+        by_mask.setdefault((network.version, shift), {})[int(network.network_address) >> shift] = rules
+    masks = tuple((version, shift, by_bits) for (version, shift), by_bits in by_mask.items())
+
+    def find(text: str) -> _Rules:
+        if (address := address_bits(text)) is None:
+            return ()
+        found: _Rules = ()
+        for version, shift, by_bits in masks:
+            if version == address[0] and (rules := by_bits.get(address[1] >> shift)):
+                found += rules
+        return found
+
+    return find
+
+
+class _Prefixes:
+    """The rules of every literal that a text begins with, found by one search however many lengths there are.
+
+    Sorted, the last literal that is not after the text is the longest one that it begins with, or shares all of those with
+    it: so it is enough to try that literal and those that it begins with itself.
+    """
+
+    __slots__ = ("_chains", "_literals")
+
+    def __init__(self, by_literal: dict[str, _Rules]) -> None:
+        self._literals = sorted(by_literal)
+        #: For each literal, itself and those that it begins with, longest first, each with the rules of all from it on.
+        self._chains: list[tuple[tuple[str, _Rules], ...]] = []
+        open_chain: tuple[tuple[str, _Rules], ...] = ()
+        for literal in self._literals:
+            while open_chain and not literal.startswith(open_chain[0][0]):
+                open_chain = open_chain[1:]
+            shorter = open_chain[0][1] if open_chain else ()
+            open_chain = ((literal, tuple(dict.fromkeys((*by_literal[literal], *shorter)))), *open_chain)
+            self._chains.append(open_chain)
+
+    def find(self, text: str) -> _Rules:
+        place = bisect_right(self._literals, text)
+        if place:
+            for literal, rules in self._chains[place - 1]:
+                if text.startswith(literal):
+                    return rules
+        return ()
+
+
+_FINDERS: Mapping[str, Callable[[dict[str, _Rules]], _Finder]] = {
+    _EXACT: lambda by_literal: by_literal.get,
+    _PREFIX: lambda by_literal: _Prefixes(by_literal).find,
+    _SUFFIX: _suffixes,
+    _NETWORK: _networks,
+}
 
 
 # -- anchors ---------------------------------------------------------------------------------------------------------
@@ -196,6 +219,33 @@ def _anchor(group: CompiledGroup, namespace: str, dialect: Dialect) -> _Anchor |
             return None
         found.append(choices)
     return found
+
+
+def _chosen(rules: Sequence[Sequence[_Anchor]]) -> Iterable[tuple[Key, ...]]:
+    """For each rule, given its anchors, the keys to file it under; none for a rule without anchors.
+
+    The keys of one anchor, and of rare ones. But every request pays for each kind of key in use, and for a rule too many
+    only those pay that have its key: so among anchors of nearly the same rarity it is the one most rules could be under.
+    """
+    frequency = Counter(
+        key for anchors in rules for anchor in anchors for choices in anchor for keys in choices for key in keys
+    )
+    cost = _cost(frequency)
+    near: list[list[tuple[Key, ...]]] = []
+    for anchors in rules:
+        options = [_rarest(anchor, frequency) for anchor in anchors]
+        least = min(map(cost, options), default=0)
+        near.append([keys for keys in options if cost(keys) <= least + _NEARLY])
+    shared = Counter(kind for options in near for kind in {_kind(key) for keys in options for key in keys})
+    for options in near:
+        yield min(
+            options, key=lambda keys: (-min((shared[_kind(key)] for key in keys), default=0), cost(keys)), default=()
+        )
+
+
+def _kind(key: Key) -> tuple[Attribute, tuple[str, ...], str]:
+    """What is looked up together."""
+    return key.attribute, key.argument, key.form
 
 
 def _rarest(anchor: _Anchor, frequency: Counter[Key]) -> tuple[Key, ...]:
