@@ -24,7 +24,7 @@ def test_first_line_is_what_and_why_and_last_line_the_change(tmp_path: Path) -> 
     assert result.exit_code == 0
     assert lines[0].startswith("HTTP 403 (HEAD has no body). Waypoint hello/waypoint: ALLOW policies apply")
     assert lines[-1].startswith("Smallest change to allow it: add 'HEAD' to methods of AuthorizationPolicy/hello/get")
-    assert "Nearest miss: AuthorizationPolicy/hello/get would match further if methods contained HEAD" in result.stdout
+    assert "Nearest miss: AuthorizationPolicy/hello/get would match if methods contained HEAD" in result.stdout
     assert "kubectl patch authorizationpolicy get -n hello" in result.stdout
     assert "Assumed: " in result.stdout
     header = next(line for line in lines if line.startswith("HOP"))

@@ -16,7 +16,7 @@ from tulle.cli.main import app
 from tulle.cli.policy.compiled import compile_policies
 from tulle.xds.proto import authorization_pb2
 
-from .scenes import ENROLLED, STRICT, TEST, policy, rule, scene, selecting, targeting, written
+from .scenes import ENROLLED, STRICT, TARGET, TEST, policy, rule, scene, selecting, targeting, written
 
 _PEER = """
 apiVersion: security.istio.io/v1
@@ -166,3 +166,27 @@ def test_fields_stand_in_the_help() -> None:
     text = " ".join(run("decide", "--help").output.split())
     for field in ("url", "client", "namespace", "method", "headers", "jwt", "id"):
         assert f"{field}:" in text
+
+
+@pytest.mark.parametrize(
+    ("providers", "said"),
+    [
+        ([], "extension provider opa is not in the mesh configuration"),
+        ([{"name": "opa", "zipkin": {}}], "extension provider opa is no external authorizer"),
+        (
+            [{"name": "opa", "envoyExtAuthzGrpc": {"service": "opa.tools.svc.cluster.local", "port": 9000}}],
+            "the Service of extension provider opa or its port is not among what was read",
+        ),
+        ([{"name": "opa", "envoyExtAuthzGrpc": {"service": "helloworld.hello.svc.cluster.local", "port": 5000}}], ""),
+    ],
+)
+def test_an_authorizer_that_cannot_be_asked_is_on_stderr(
+    tmp_path: Path, providers: list[dict[str, object]], said: str
+) -> None:
+    config = {"mesh": yaml.safe_dump({"extensionProviders": providers})}
+    mesh = {"kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"}, "data": config}
+    spec = {"targetRefs": TARGET, "action": "CUSTOM", "provider": {"name": "opa"}, "rules": [{}]}
+    _, remarks = compiled("-f", written(tmp_path, yaml.safe_dump(mesh), policy("ask", spec)))
+    remark = f"AuthorizationPolicy/hello/ask: spec.provider.name: {said}: at Service hello/helloworld all that matches is denied"
+    assert (remark in remarks) == bool(said)
+    assert ("spec.provider" in remarks) == bool(said)

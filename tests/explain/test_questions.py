@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -516,3 +517,46 @@ def test_unresolved_host_unknown_port_and_outside() -> None:
     assert ask(scene(), url="http://nobody.hello:80/").sees.curl == 6
     assert "its ports are 5000" in ask(scene(), url="http://helloworld.hello:81/").summary
     assert "outside the mesh" in ask(scene(), url="http://example.com/").summary
+
+
+# A cluster's objects are facts: a waypoint that is yet to be deployed has no pods there, and is tried all the same.
+def test_a_waypoint_that_a_cluster_does_not_have_yet_is_tried_as_if_it_were_ready() -> None:
+    cluster = replace(scene(selecting("no-get", rule(namespaces=["test"], methods=["GET"]), action="DENY")), live=True)
+    report = ask(cluster)
+    assert report.change is not None
+    assert report.change.verified.startswith("403")
+    denied = ask(replace(scene(selecting("get", rule(namespaces=["test"], methods=["GET"]))), live=True))
+    assert "istioctl waypoint apply -n hello --wait" in commands(denied)
+
+
+TWO_VERSIONS = "\n---\n".join(
+    f"""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: helloworld{suffix}, namespace: hello}}
+spec:
+  template:
+    metadata: {{labels: {{app: helloworld, version: v{number}}}}}
+    spec: {{containers: [{{name: helloworld, ports: [{{containerPort: 8080}}]}}]}}
+"""
+    for number, suffix in ((1, ""), (2, "-v2"))
+)
+
+
+def test_what_is_changed_for_a_service_is_changed_for_all_of_its_versions() -> None:
+    outside = ask(scene(STRICT, TWO_VERSIONS), client="outside")
+    assert (
+        outside.last
+        == "Smallest change to allow it: accept plaintext on port 8080 of the pods of Service hello/helloworld only."
+    )
+    guarded = scene(ENROLLED, TWO_VERSIONS, targeting("nobody", rule(principals=["cluster.local/ns/x/sa/y"])))
+    bypass = ask(guarded, url="http://helloworld-0.hello.pod:8080/hello")
+    for report in (outside, bypass):
+        assert "app: helloworld" in commands(report)
+        assert "version" not in commands(report)
+
+
+def test_without_a_nearest_miss_none_is_spoken_of() -> None:
+    bare = "{kind: Pod, metadata: {name: bare, namespace: hello}, spec: {containers: [{name: bare}]}}"
+    report = ask(scene(STRICT, bare), client="outside", url="http://bare.hello.pod:8080/")
+    assert report.last == "No single policy, label or waypoint that was tried allows it."

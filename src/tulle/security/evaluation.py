@@ -85,7 +85,8 @@ class Mismatch:
 class PolicyTrace:
     """How one policy fared: the rule that matched, or the one that came nearest and the field that failed in it.
 
-    ``nearness`` tells how near: the share of the rule's groups that hold, 0 when no rule is left that could match.
+    ``nearness`` tells how near: the share of the rule's groups that hold, 0 when no rule is left that could match;
+    ``failing`` how many fields of that rule fail, in each group those of its nearest entry.
     """
 
     meta: Meta
@@ -95,6 +96,7 @@ class PolicyTrace:
     mismatch: Mismatch | None = None
     note: str = ""
     nearness: float = 0.0
+    failing: int = 0
 
     def __str__(self) -> str:
         if self.matched:
@@ -138,19 +140,19 @@ class CompiledGroup:
                     return True
         return False
 
-    def nearest_mismatch(self, facts: Facts) -> Mismatch | None:
-        """The first failing test of the entry in which the most tests hold."""
-        best: tuple[int, CompiledTerm] | None = None
+    def nearest_mismatch(self, facts: Facts) -> tuple[Mismatch | None, int]:
+        """The first failing test of the entry in which the most tests hold, and how many fail there."""
+        best: tuple[int, list[CompiledTerm]] | None = None
         for entry in self.entries:
             failing = [test for test in entry if not test.holds(facts)]
             score = len(entry) - len(failing)
             if failing and (best is None or score > best[0]):
-                best = (score, failing[0])
+                best = (score, failing)
         if best is None:
-            return None
-        term = best[1].term
+            return None, 0
+        term = best[1][0].term
         found = tuple(text.replace(_PAIR, "/") for text in candidates(term, facts))
-        return Mismatch(term.path, _named(term), found, term.values, term.negated)
+        return Mismatch(term.path, _named(term), found, term.values, term.negated), len(best[1])
 
 
 class CompiledPolicy:
@@ -175,7 +177,7 @@ class CompiledPolicy:
     def trace(self, facts: Facts, note: str = "") -> PolicyTrace:
         """Evaluate with reasons."""
         meta, action = self.policy.meta, self.policy.action.value
-        best: tuple[float, str, Mismatch | None] | None = None
+        best: tuple[float, str, list[CompiledGroup]] | None = None
         for written, rule in zip(self.policy.rules, self.rules, strict=True):
             path = written.path
             failing = [group for group in rule if not group.holds(facts)]
@@ -183,10 +185,12 @@ class CompiledPolicy:
                 return PolicyTrace(meta, action, True, path, None, note, 1.0)
             score = 1 - len(failing) / len(rule)
             if best is None or score > best[0]:
-                best = (score, path, failing[0].nearest_mismatch(facts))
+                best = (score, path, failing)
         if best is None:
             return PolicyTrace(meta, action, False, note=note)
-        return PolicyTrace(meta, action, False, best[1], best[2], note, best[0])
+        score, path, failing = best
+        nearest = [group.nearest_mismatch(facts) for group in failing]
+        return PolicyTrace(meta, action, False, path, nearest[0][0], note, score, sum(count for _, count in nearest))
 
 
 def _compile_group(group: Group, namespace: str, dialect: Dialect, denies: bool) -> CompiledGroup:

@@ -188,6 +188,19 @@ def programmed(gateway: Mapping[str, Any]) -> dict[str, Any]:
     return {**gateway, "status": {"addresses": [{"type": "Hostname", "value": host}]}}
 
 
+def waypoint_pod(namespace: str, name: str) -> dict[str, Any]:
+    """The pod of a waypoint's proxy, ready, as istiod would deploy it. Its address is the last of the stand-ins."""
+    address = str(POD_ADDRESSES[-2])
+    labels = {names.GATEWAY_NAME: name, names.DATAPLANE_MODE: "none"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{name}-0", "namespace": namespace, "labels": labels},
+        "spec": {"serviceAccountName": name, "containers": [{"name": "istio-proxy"}]},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": _READY},
+    }
+
+
 def redirected(pod: Mapping[str, Any], namespace_labels: Mapping[str, str]) -> dict[str, Any]:
     """A pod with the annotation that the node agent gives it, or takes from it (A1, A2)."""
     meta = pod["metadata"]

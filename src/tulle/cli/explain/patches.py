@@ -148,8 +148,11 @@ def waypoint(namespace: str, name: str = "waypoint") -> Change:
     }
     named = "" if name == "waypoint" else f" --name {name}"
     command = f"istioctl waypoint apply -n {namespace}{named} --wait"
-    key = Key("Gateway", namespace, name)
-    return Change(f"deploy waypoint {namespace}/{name}", (command,), {key: completion.programmed(manifest)}, 4)
+    edits: Edits = {
+        Key("Gateway", namespace, name): completion.programmed(manifest),
+        Key("Pod", namespace, f"{name}-0"): completion.waypoint_pod(namespace, name),
+    }
+    return Change(f"deploy waypoint {namespace}/{name}", (command,), edits, 4)
 
 
 def label(world: World, key: Key, name: str, value: str | None, title: str, cost: int) -> Change:

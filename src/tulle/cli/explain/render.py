@@ -35,7 +35,9 @@ def draw(report: Report, out: Console) -> None:
     """The report for people."""
     out.print(Text(report.summary, style=_VERDICTS[report.verdict]), soft_wrap=True)
     out.print()
-    out.print(_table(report.hops))
+    with out.capture() as drawn:
+        out.print(_table(report.hops))
+    out.file.writelines(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
     for line in _notes(report):
         out.print(line, soft_wrap=True)
     out.print()

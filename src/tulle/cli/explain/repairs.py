@@ -7,7 +7,7 @@ restriction that the author wrote is dearer than deploying a waypoint that can e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tulle.cli.explain import patches
@@ -18,6 +18,7 @@ from tulle.cli.explain.places import Sort, Target, Via, capture_of
 from tulle.cli.explain.world import World
 from tulle.cni.enrolment import Reason
 from tulle.istiod.index import labels as names
+from tulle.istiod.index.state import WorkloadState
 from tulle.istiod.index.waypoints import namespace_reference
 from tulle.security.evaluation import Mismatch, PolicyTrace
 from tulle.security.identity import Identity
@@ -61,6 +62,16 @@ def at_ztunnel(fate: Fate) -> bool:
     return fate.hop.where.startswith("ztunnel of ")
 
 
+def shared_labels(states: Iterable[WorkloadState]) -> dict[str, str]:
+    """The labels that all of some workloads have, to select them and no others that need not be."""
+    every = [state.record.labels.items() for state in states]
+    return {
+        key: value
+        for key, value in (every[0] if every else ())
+        if key != TEMPLATE_HASH and all((key, value) in one for one in every)
+    }
+
+
 # --- a client without identity
 
 
@@ -72,7 +83,9 @@ def _plaintext(world: World, evaluation: Evaluation, fate: Fate) -> Iterator[Cha
             yield rename_port(world, document, wrong, right)
     port = fate.leg.endpoint.port
     own = next(iter(_own_peer_authentications(world, fate)), None)
-    title = f"accept plaintext on port {port} of {fate.leg.endpoint.name} only"
+    target = evaluation.way.target
+    pods = f"the pods of {target.what}" if target.service is not None else target.what
+    title = f"accept plaintext on port {port} of {pods} only"
     if own is not None:
         spec = world.objects[own].manifest.get("spec") or {}
         entry: Any = {"mode": "PERMISSIVE"}
@@ -82,8 +95,7 @@ def _plaintext(world: World, evaluation: Evaluation, fate: Fate) -> Iterator[Cha
             operation = Operation("add", "/spec/portLevelMtls", {str(port): entry})
         yield patches.patch(world, own, [operation], title, 4)
         return
-    labels = {key: value for key, value in record.labels.items() if key != TEMPLATE_HASH}
-    if labels:
+    if labels := shared_labels(one.leg.endpoint.state for one in evaluation.denied):
         yield patches.create(
             {
                 "apiVersion": "security.istio.io/v1",
@@ -321,8 +333,7 @@ def _new_allow(world: World, evaluation: Evaluation, fate: Fate) -> Iterator[Cha
     service = evaluation.way.target.service
     spec: dict[str, Any] = {}
     if at_ztunnel(fate):
-        labels = {key: value for key, value in record.labels.items() if key != TEMPLATE_HASH}
-        if labels:
+        if labels := shared_labels(one.leg.endpoint.state for one in evaluation.denied):
             spec["selector"] = {"matchLabels": labels}
         namespace = record.namespace
     elif service is not None and service.record.kind == "Service":

@@ -229,10 +229,12 @@ def _last(evaluation: Evaluation, verified: Verified | None, findings: tuple[Fin
         look = evaluation.way.stop.look
         return f"No policy is at fault. Look at: {look}" if look else "No policy is at fault; correct the address."
     if evaluation.allowed:
-        return "Nothing needs to change."
+        marked = any(one.trap for one in findings)
+        return "No policy is in the way; mind what is marked ! above." if marked else "Nothing needs to change."
     if any(one.id in ("pod-ip-skips-waypoint", "headless-skips-waypoint") for one in findings):
         return "Address the Service instead of the pod: the way around its waypoint is closed on purpose."
-    return "No single policy, label or waypoint that was tried allows it; the nearest miss above says what is wanted."
+    wanted = "; the nearest miss above says what is wanted" if evaluation.nearest is not None else ""
+    return f"No single policy, label or waypoint that was tried allows it{wanted}."
 
 
 def _nearest(trace: PolicyTrace | None) -> Nearest | None:
@@ -242,12 +244,15 @@ def _nearest(trace: PolicyTrace | None) -> Nearest | None:
     field = miss.path.rpartition(".")[2]
     found = ", ".join(miss.found) or f"the {miss.attribute}, which the request does not have"
     verb = "did not contain" if miss.negated else "contained"
+    more = trace.failing - 1
+    further = "further " if more > 0 else ""
+    besides = f"; {more} more of its fields {'do' if more > 1 else 'does'} not match either" if more > 0 else ""
     return Nearest(
         str(trace.meta),
         miss.path,
         miss.found,
         miss.values,
-        f"{trace.meta} would match further if {field} {verb} {found}",
+        f"{trace.meta} would match {further}if {field} {verb} {found}{besides}",
     )
 
 

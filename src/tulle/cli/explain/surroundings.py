@@ -21,7 +21,8 @@ def capture(world: World, evaluation: Evaluation) -> Iterator[Finding]:
     if client.sort is Sort.KUBELET:
         yield note("probes-pass", client.why)
     elif client.sort is Sort.PLAIN:
-        text = f"{client.what} is outside the mesh ({client.why}): it has no identity, so no principal or namespace in a policy is its own"
+        who = client.what if client.pod is None else f"{client.what} is outside the mesh ({client.why}): it"
+        text = f"{who} has no identity, so no principal or namespace in a policy is its own"
         yield note("outside-mesh", text)
     for endpoint in _distinct(evaluation):
         if not endpoint.state.record.hbone:
@@ -143,11 +144,11 @@ def certificates(world: World, evaluation: Evaluation) -> Iterator[Finding]:
                 "server-pending",
                 f"pod {endpoint.name} is redirected, but no ztunnel has taken it over yet: it takes no traffic",
             )
-    pods = control_plane(world) if world.live else ()
-    if pods and not any(pod.record.ready for pod in pods):
+    if world.live and not any(pod.record.ready for pod in control_plane(world)):
         root = world.settings.root_namespace
         text = (
-            "no istiod is ready: pods that start now get no certificate, and those whose certificate runs out lose it; "
+            f"no istiod is ready in {root}: unless this mesh has its control plane elsewhere, pods that started without one have no "
+            "certificate and their connections hang (curl 28), those whose certificate runs out lose it, and changes reach no proxy; "
             f"see kubectl get pods -n {root} -l app=istiod"
         )
         yield Finding("no-certificates", text)

@@ -134,19 +134,16 @@ def _why_passed_by(world: World, evaluation: Evaluation) -> tuple[str, Change | 
 
 def _no_bypass(world: World, evaluation: Evaluation) -> Change | None:
     """An ALLOW of the waypoint's identity alone at the pods, so that there is no way around it."""
-    waypoint = next(
-        (
-            state.binding.waypoint
-            for key in _services(evaluation)
-            if (state := world.index.services.get(key)) and state.binding.waypoint
-        ),
-        None,
-    )
+    bound = (state for key in _services(evaluation) if (state := world.index.services.get(key)))
+    service, waypoint = next(((one, one.binding.waypoint) for one in bound if one.binding.waypoint), (None, None))
     fate = evaluation.worst
-    if waypoint is None or fate is None:
+    if service is None or waypoint is None or fate is None:
         return None
     record = fate.leg.endpoint.state.record
-    labels = {key: value for key, value in record.labels.items() if key != repairs.TEMPLATE_HASH}
+    members = world.index.tables.members_of(service.record.key)
+    labels = repairs.shared_labels(
+        world.index.workloads[uid] for uid in sorted(members) if uid in world.index.workloads
+    )
     principal = world.index.waypoint_view(waypoint).identity.principal
     manifest = {
         "apiVersion": "security.istio.io/v1",

@@ -6,7 +6,7 @@ Envoy RBAC filters for each Service (or other target) that policies attach to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from tulle.cli.explain.world import World
 from tulle.istiod.authorization_pb import authorization
 from tulle.istiod.index.state import ServiceState
 from tulle.istiod.waypoint_config import names
+from tulle.istiod.waypoint_targets import authorizer_for, authorizer_views
 from tulle.security.envoy_rbac import Filters, Inputs, http_filters, tcp_filters
 from tulle.security.model import Action, AuthorizationPolicy, PeerAuthentication
 from tulle.security.policies import How
@@ -59,6 +60,12 @@ def _ztunnel(world: World) -> Iterator[Mapping[str, Any]]:
 
 
 def _waypoint(world: World) -> Iterator[Mapping[str, Any]]:
+    for target, policies in _targets(world):
+        yield _filters(world, target, policies)
+
+
+def _targets(world: World) -> Iterator[tuple[str, tuple[AuthorizationPolicy, ...]]]:
+    """What policies attach to at waypoints, and the policies."""
     index = world.index
     covered: set[str] = set()
     for key in sorted(index.services):
@@ -69,22 +76,21 @@ def _waypoint(world: World) -> Iterator[Mapping[str, Any]]:
         policies = index.policy_set.for_service(index.service_view(key), view)
         if policies:
             covered.update(policy.meta.key for policy in policies)
-            yield _filters(world, f"{_what(state)} at waypoint {view.key}", policies)
+            yield f"{_what(state)} at waypoint {view.key}", policies
     loose: dict[str, list[AuthorizationPolicy]] = {}
     for policy in sorted(index.policies.values(), key=lambda policy: policy.meta.key):
         if policy.meta.key not in covered:
             for ref in policy.target_refs:
                 loose.setdefault(f"{ref.kind} {policy.meta.namespace}/{ref.name}", []).append(policy)
     for target, policies_of_target in loose.items():
-        yield _filters(world, target, policies_of_target)
+        yield target, tuple(policies_of_target)
 
 
 def _what(state: ServiceState) -> str:
     return f"{state.record.kind} {state.record.namespace}/{state.record.name}"
 
 
-def _filters(world: World, target: str, policies: Iterable[AuthorizationPolicy]) -> Mapping[str, Any]:
-    found = tuple(policies)
+def _filters(world: World, target: str, found: tuple[AuthorizationPolicy, ...]) -> Mapping[str, Any]:
     return {
         "target": target,
         "policies": [policy.meta.key for policy in found],
@@ -101,11 +107,24 @@ def _named(filters: Filters) -> list[Mapping[str, Any]]:
 
 
 def _remarks(world: World) -> Iterator[str]:
+    yield from _without_authorizer(world)
     lifted = _lifted(world)
     for policy in sorted(world.index.policies.values(), key=lambda policy: policy.meta.key):
         yield from _of_policy(world, policy, policy.meta.key in lifted)
     for peer in sorted(world.index.peer_authentications.values(), key=lambda peer: peer.meta.key):
         yield from _of_peer_authentication(world, peer)
+
+
+def _without_authorizer(world: World) -> Iterator[str]:
+    """CUSTOM policies whose authorizer cannot be asked: what they match is denied (C4)."""
+    known = {one.name for one in authorizer_views(world.index)}
+    for target, policies in _targets(world):
+        name, problem = authorizer_for(policies, world.settings)
+        if name and name not in known:
+            problem = f"the Service of extension provider {name} or its port is not among what was read"
+        if problem:
+            asking = ", ".join(str(policy.meta) for policy in policies if policy.action is Action.CUSTOM)
+            yield f"{asking}: spec.provider.name: {problem}: at {target} all that matches is denied"
 
 
 def _lifted(world: World) -> set[str]:
