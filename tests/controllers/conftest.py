@@ -82,7 +82,7 @@ class Cluster:
         return done.stdout.strip()
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Waits for ``condition``; fails after 40 s."""
+        """Waits for ``condition``; fails after 120 s."""
         deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come true"

@@ -25,6 +25,7 @@ class FakeNode:
         self.number = number
         self.labels = {"kubernetes.io/hostname": name, **(labels or {})}
         self._pods = Informer(client, PODS, field_selector=f"spec.nodeName={name}")
+        self._since = now()
         self._wake = asyncio.Event()
         self._addresses: dict[str, str] = {}
 
@@ -40,15 +41,17 @@ class FakeNode:
         meta = {"name": self.name, "labels": self.labels}
         with contextlib.suppress(AlreadyExists):
             await self.client.create(NODES, {"metadata": meta})
-        await self.ready("True")
+        await self._ready()
 
-    async def ready(self, status: str) -> None:
-        condition = {"type": "Ready", "status": status, "reason": "KubeletReady", "lastTransitionTime": now()}
+    async def _ready(self) -> None:
+        condition = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastTransitionTime": self._since}
         body = {"status": {"conditions": [condition], "allocatable": {"pods": "110", "cpu": "4", "memory": "8Gi"}}}
         await self.client.patch(NODES, self.name, body, subresource="status", kind="strategic")
 
     async def _beat(self) -> None:
         while True:
+            with contextlib.suppress(ApiError):
+                await self._ready()  # a node that was thought lost says that it is not
             spec = {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": now_micro()}
             try:
                 await self.client.patch(LEASES, self.name, {"spec": spec}, "kube-node-lease")
