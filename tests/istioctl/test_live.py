@@ -97,7 +97,7 @@ def test_a_named_pod(mesh: Mesh) -> None:
         ("zc w --node other", "no ztunnel pod runs in namespace istio-system on node other"),
         ("zc w -i nowhere", "no ztunnel pod runs in namespace nowhere; -i names another namespace"),
         ("zc w --proxy-admin-port 1", "failed to connect to localhost:1 inside the pod: Connection refused"),
-        ("pc l daemonset/ztunnel.istio-system", "whose configuration is shown by istioctl ztunnel-config all"),
+        ("pc l daemonset/ztunnel.istio-system", "is a ztunnel, which has istioctl ztunnel-config all"),
         ("pc l thing/x", "'thing' is not a type of which pods can be found"),
         ("ps nobody", "no proxy 'nobody' is connected to istiod"),
         ("x describe pod nobody.test", "pod test/nobody does not exist"),
@@ -111,7 +111,7 @@ def test_refusals(mesh: Mesh, line: str, message: str) -> None:
 
 def test_proxy_status(mesh: Mesh) -> None:
     text = mesh.settles("istioctl proxy-status", Outcome(0, "(CDS,LDS,EDS,RDS")).output
-    assert re.search(r"^ztunnel-\S+\.istio-system +Kubernetes +istiod-\S+ +\S+ +2 \(WADS,WAS\)$", text, re.M), text
+    assert re.search(r"^ztunnel-\S+\.istio-system +Kubernetes +istiod-\S+ +\S+ +2 \(WADS,WDS\)$", text, re.M), text
     assert re.search(r"^waypoint-\S+\.hello +Kubernetes +istiod-\S+ +\S+ +\d \(CDS,LDS,EDS,RDS", text, re.M), text
     verbose = mesh.ok("istioctl ps -v 1")
     header, *proxies = verbose.splitlines()
@@ -138,7 +138,12 @@ def test_proxy_config(mesh: Mesh) -> None:
     secrets = mesh.ok(f"istioctl pc secret {waypoint}")
     wanted = r"^spiffe://cluster\.local/ns/hello/sa/waypoint +Cert Chain +ACTIVE +true "
     assert re.search(wanted, secrets, re.M), secrets
-    assert "PRIVATE KEY" not in mesh.ok(f"istioctl pc all {waypoint} -o json")
+    everything = mesh.ok(f"istioctl pc all {waypoint} -o json")
+    assert "PRIVATE KEY" not in everything
+    assert "waypoint" in json.loads(everything)["configs"][0]["bootstrap"]["node"]["id"]
+    assert "JwtAuthentication" in mesh.ok(f"istioctl pc ecds {waypoint}")
+    levels = mesh.ok(f"istioctl pc log {waypoint} --level rbac:debug")
+    assert re.search(r"^ *rbac: debug$", levels, re.M), levels
 
 
 def test_describe(mesh: Mesh) -> None:

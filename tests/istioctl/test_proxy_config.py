@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.istioctl import golden
+from tulle.cli.console import CommandError
 from tulle.cli.envoy_dump import EnvoyDumpError, address, joined, parse
 from tulle.cli.envoy_tables import SECTIONS, ClusterName, Filter, chain_match, cluster_name, route_match
 from tulle.cli.istioctl import app
+from tulle.cli.proxy_config import log_paths
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -61,7 +64,14 @@ def test_endpoints_of_a_cluster() -> None:
 
 def test_all() -> None:
     text = run("all")
-    assert [part.split()[0] for part in text.split("\n\n")] == ["SERVICE", "NAME", "NAME", "ENDPOINT", "RESOURCE"]
+    assert [part.split()[0] for part in text.split("\n\n")] == [
+        "SERVICE",
+        "NAME",
+        "NAME",
+        "ENDPOINT",
+        "RESOURCE",
+        "ECDS",
+    ]
     assert json.loads(run("a -o json"))["configs"]
 
 
@@ -150,3 +160,58 @@ def test_of_a_choice_of_routes_by_client_the_last_resort_stands_for_all() -> Non
 )
 def test_addresses(raw: dict[str, Any], expected: str) -> None:
     assert joined(*address(raw)) == expected
+
+
+def started() -> str:
+    """A dump with what a proxy was started with, and a filter that is configured by itself."""
+    node = {"id": "waypoint~1", "user_agent_build_version": {"version": {"major_number": 1, "minor_number": 37}}}
+    kind = "type.googleapis.com/envoy.admin.v3."
+    filters = {"name": "tokens", "typed_config": {"@type": "type.googleapis.com/a.b.JwtAuthentication"}}
+    configs = [
+        {"@type": f"{kind}BootstrapConfigDump", "bootstrap": {"node": node}},
+        {"@type": f"{kind}EcdsConfigDump", "ecds_filters": [{"ecds_filter": filters}]},
+    ]
+    return json.dumps({"configs": configs})
+
+
+def test_bootstrap_and_extensions(tmp_path: Path) -> None:
+    file = tmp_path / "dump.json"
+    file.write_text(started())
+
+    def shown(*words: str) -> str:
+        result = CliRunner().invoke(app, ["pc", *words, "-f", str(file)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert json.loads(shown("bootstrap"))["bootstrap"]["node"]["id"] == "waypoint~1"
+    assert yaml.safe_load(shown("b", "-o", "yaml"))["bootstrap"]["node"]["id"] == "waypoint~1"
+    assert shown("b", "-o", "short").split() == [
+        *("Node:", "waypoint~1"),
+        *("Istio", "Version:", "unknown"),
+        *("Envoy", "Version:", "1.37.0"),
+    ]
+    assert shown("ecds").split() == ["ECDS", "NAME", "TYPE", "tokens", "a.b.JwtAuthentication"]
+    assert json.loads(shown("ec", "-o", "json"))[0]["name"] == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("level", "reset", "paths"),
+    [
+        ("", False, ("/logging",)),
+        ("debug", False, ("/logging?level=debug",)),
+        ("rbac:debug,http=info", False, ("/logging?rbac=debug", "/logging?http=info")),
+        ("", True, ("/logging?level=warning",)),
+    ],
+)
+def test_log_levels(level: str, reset: bool, paths: tuple[str, ...]) -> None:
+    assert log_paths(level, reset) == paths
+
+
+def test_log_levels_that_are_refused() -> None:
+    for level, reset in (("loud", False), ("debug", True)):
+        with pytest.raises(CommandError, match="--level"):
+            log_paths(level, reset)
+    for group in ("pc", "zc"):
+        result = CliRunner().invoke(app, [group, "log", "x", "-o", "json"])
+        assert result.exit_code == 1
+        assert "not applicable" in result.output

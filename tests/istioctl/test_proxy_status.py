@@ -58,15 +58,15 @@ def states(found: Connection) -> dict[str, str]:
 
 def test_every_state_of_a_type() -> None:
     made, stream, resources = connection(ZTUNNEL, types.ADDRESS)
-    assert states(made) == {"WADS": "NOT_SENT"}
+    assert states(made) == {"WDS": "NOT_SENT"}
     pushed = list(stream.pushes())
-    assert states(made) == {"WADS": "STALE"}
+    assert states(made) == {"WDS": "STALE"}
     stream.receive(discovery_pb2.DeltaDiscoveryRequest(type_url=types.ADDRESS, response_nonce=pushed[0].nonce))
-    assert states(made) == {"WADS": "SYNCED"}
+    assert states(made) == {"WDS": "SYNCED"}
     resources.set("r", StringValue(value="y"))
-    assert states(made) == {"WADS": "STALE"}
+    assert states(made) == {"WDS": "STALE"}
     acknowledge(stream, error="no")
-    assert states(made) == {"WADS": "ERROR"}
+    assert states(made) == {"WDS": "ERROR"}
     assert b"no" in page(made)
 
 

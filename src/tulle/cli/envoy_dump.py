@@ -32,6 +32,8 @@ class EnvoyDump:
     routes: tuple[Raw, ...]
     endpoints: tuple[Raw, ...]
     secrets: tuple[Raw, ...]
+    extensions: tuple[Raw, ...]
+    bootstrap: Raw
     raw: Raw
 
 
@@ -52,6 +54,8 @@ def parse(data: bytes | str) -> EnvoyDump:
             ("static_endpoint_configs", "dynamic_endpoint_configs"),
         ),
         tuple(_secrets(parts.get("SecretsConfigDump", {}))),
+        _all(parts.get("EcdsConfigDump", {}), "ecds_filter", ("ecds_filters",)),
+        parts.get("BootstrapConfigDump", {}).get("bootstrap", {}),
         raw,
     )
 

@@ -198,6 +198,27 @@ def _certificate_cells(one: x509.Certificate, now: datetime) -> Sequence[str]:
     return (str(valid).lower(), f"{one.serial_number:x}", *map(zulu, times))
 
 
+# Extensions
+
+
+def _extension_rows(extension: Raw, _now: datetime) -> Iterator[Sequence[str]]:
+    kind = str(extension.get("typed_config", {}).get("@type", ""))
+    yield (extension.get("name", ""), kind.rpartition("/")[2])
+
+
+def versions(dump: EnvoyDump) -> str:
+    """Which proxy it is, from what it was started with."""
+    node = dump.bootstrap.get("node", {})
+    number = node.get("user_agent_build_version", {}).get("version", {})
+    build = ".".join(str(number.get(part, 0)) for part in ("major_number", "minor_number", "patch"))
+    rows = (
+        ("Node:", str(node.get("id", ""))),
+        ("Istio Version:", str(node.get("metadata", {}).get("ISTIO_VERSION", ""))),
+        ("Envoy Version:", build),
+    )
+    return "\n".join(f"{what:<15}{value or 'unknown'}" for what, value in rows)
+
+
 def _pass(wanted: str, found: str) -> bool:
     return not wanted or wanted == found
 
@@ -242,6 +263,9 @@ SECTIONS: Mapping[str, Section] = {
         lambda dump, wanted: _named(dump.secrets, "name", wanted),
         ["RESOURCE NAME", "TYPE", "STATUS", "VALID CERT", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"],
         _secret_rows,
+    ),
+    "ecds": Section(
+        lambda dump, wanted: _named(dump.extensions, "name", wanted), ["ECDS NAME", "TYPE"], _extension_rows
     ),
 }
 """Every type, in the order in which `all` shows them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -9,14 +10,16 @@ import typer
 
 from tulle.cli import cobra, console, pods
 from tulle.cli.console import CommandError
-from tulle.cli.envoy_admin import config_dump
+from tulle.cli.envoy_admin import CONFIG_DUMP, request
 from tulle.cli.envoy_dump import EnvoyDump, EnvoyDumpError, parse
-from tulle.cli.envoy_tables import SECTIONS, Filter
+from tulle.cli.envoy_tables import SECTIONS, Filter, versions
 from tulle.cli.options import Context, Kubeconfig, Namespace, default_namespace
 from tulle.kube.client import Client
+from tulle.kube.objects import Pod
 
 ADMIN_PORT = 15000
 _OUTPUTS = ("short", "json", "yaml")
+_LEVELS = ("trace", "debug", "info", "warning", "error", "critical", "off")
 
 app = typer.Typer(no_args_is_help=True, help="Retrieve information about proxy configuration from Envoy")
 
@@ -43,15 +46,18 @@ def _dump(pod: str, file: str, port: int, namespace: str, kubeconfig: str | None
 
 async def _from_pod(client: Client, reference: str, namespace: str, port: int) -> EnvoyDump:
     async with client:
-        found = await pods.find(client, reference, namespace)
-        if not found:
-            raise CommandError(f"{reference!r} in namespace {namespace} has no running pod")
-        if found[0].metadata.labels.get("app") == "ztunnel":
-            name = found[0].metadata.name
-            raise CommandError(
-                f"pod {name} is a ztunnel, whose configuration is shown by istioctl ztunnel-config all {name}"
-            )
-        return parse(await config_dump(client, found[0], port))
+        return parse(await request(client, await _pod(client, reference, namespace, "all"), port, CONFIG_DUMP))
+
+
+async def _pod(client: Client, reference: str, namespace: str, instead: str) -> Pod:
+    """The proxy that is asked. Raises CommandError."""
+    found = await pods.find(client, reference, namespace)
+    if not found:
+        raise CommandError(f"{reference!r} in namespace {namespace} has no running pod")
+    if found[0].metadata.labels.get("app") == "ztunnel":
+        name = found[0].metadata.name
+        raise CommandError(f"pod {name} is a ztunnel, which has istioctl ztunnel-config {instead} {name} for this")
+    return found[0]
 
 
 def _show(section: str, dump: EnvoyDump, wanted: Filter, output: str) -> None:
@@ -142,6 +148,87 @@ def secret(
     """Retrieve certificates. Private keys are not in the dump."""
     console.one_of("--output", output, _OUTPUTS)
     _show("secret", _dump(pod, file, admin, namespace, kubeconfig, context), Filter(), output)
+
+
+@cobra.command(app, "ecds", "ec")
+def ecds(
+    pod: PodName = "",
+    output: Output = "short",
+    file: File = "",
+    admin: AdminPort = ADMIN_PORT,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Retrieve extensions that are configured by themselves: filters of policies and tokens."""
+    console.one_of("--output", output, _OUTPUTS)
+    _show("ecds", _dump(pod, file, admin, namespace, kubeconfig, context), Filter(), output)
+
+
+@cobra.command(app, "bootstrap", "b")
+def bootstrap(
+    pod: PodName = "",
+    output: Output = "json",
+    file: File = "",
+    admin: AdminPort = ADMIN_PORT,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Retrieve what the proxy was started with."""
+    console.one_of("--output", output, _OUTPUTS)
+    dump = _dump(pod, file, admin, namespace, kubeconfig, context)
+    if not dump.bootstrap:
+        console.fail("the configuration dump holds no bootstrap")
+    console.say(versions(dump) if output == "short" else console.structured({"bootstrap": dump.bootstrap}, output))
+
+
+@cobra.command(app, "log", "o")
+def log(
+    pod: PodName = "",
+    level: Annotated[str, typer.Option("--level", help="[LOGGER:]LEVEL,... to set")] = "",
+    reset: Annotated[bool, typer.Option("--reset", "-r", help="set the default level (warning) again")] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="short, which is all there is")] = "short",
+    admin: AdminPort = ADMIN_PORT,
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show, and change, the log levels of a proxy."""
+    if output != "short":
+        console.fail(f"--output {output!r} is not applicable for this command: its answer is Envoy's own text")
+    try:
+        paths = log_paths(level, reset)
+    except CommandError as error:
+        console.fail(str(error))
+    if not pod:
+        console.fail("name a pod as NAME.NAMESPACE")
+    where = namespace or default_namespace(kubeconfig, context)
+    console.say(console.run(_log(console.client(kubeconfig, context), pod, where, admin, paths)))
+
+
+def log_paths(level: str, reset: bool) -> tuple[str, ...]:
+    """The requests that set log levels; the last one's answer shows them all. Raises CommandError."""
+    if reset and level:
+        raise CommandError("--level cannot be combined with --reset")
+    wanted = "warning" if reset else level
+    if not wanted:
+        return ("/logging",)
+    return tuple(f"/logging?{_logger_level(one)}" for one in wanted.split(","))
+
+
+def _logger_level(given: str) -> str:
+    logger, _, level = given.replace(":", "=").rpartition("=")
+    if level not in _LEVELS:
+        raise CommandError(f"--level: found {given!r}; accepted is [LOGGER:]LEVEL of {', '.join(_LEVELS)}")
+    return f"{logger or 'level'}={level}"
+
+
+async def _log(client: Client, reference: str, namespace: str, port: int, paths: Sequence[str]) -> str:
+    async with client:
+        found = await _pod(client, reference, namespace, "log")
+        answers = [await request(client, found, port, path, "POST") for path in paths]
+        return f"{found.metadata.name}.{found.metadata.namespace}:\n{answers[-1].decode().rstrip()}"
 
 
 @cobra.command(app, "all", "a")

@@ -24,11 +24,13 @@ SHORT_NAMES: Mapping[str, str] = {
     "envoy.config.route.v3.RouteConfiguration": "RDS",
     "envoy.config.core.v3.TypedExtensionConfig": "ECDS",
     "envoy.extensions.transport_sockets.tls.v3.Secret": "SDS",
-    "istio.workload.Address": "WADS",
+    "istio.security.Authorization": "WADS",
+    "istio.workload.Address": "WDS",
     "istio.workload.Workload": "WDS",
-    "istio.security.Authorization": "WAS",
 }
-"""What the types are called in the table, in the order in which it names them."""
+"""What the types are called in the table."""
+_ORDER = tuple(dict.fromkeys(SHORT_NAMES.values()))
+"""The order in which the table names them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def _proxy(document: Mapping[str, Any], istiod: str, version: str) -> Proxy:
     node = document["node"]
     metadata = node.get("metadata") or {}
     states = {_short(one["typeUrl"]): one["configStatus"] for one in document.get("genericXdsConfigs") or ()}
-    order = [*SHORT_NAMES.values(), *sorted(states.keys() - set(SHORT_NAMES.values()))]
+    order = [*_ORDER, *sorted(states.keys() - set(_ORDER))]
     return Proxy(
         _name(node["id"]),
         metadata.get("CLUSTER_ID", ""),
@@ -86,7 +88,7 @@ def table(proxies: Sequence[Proxy], *, verbose: bool) -> str:
             for one in ordered
         )
         return console.table(["NAME", "CLUSTER", "ISTIOD", "VERSION", "SUBSCRIBED TYPES"], rows)
-    present = [name for name in SHORT_NAMES.values() if any(name in one.types for one in proxies)]
+    present = [name for name in _ORDER if any(name in one.types for one in proxies)]
     rows = (
         (
             one.name,

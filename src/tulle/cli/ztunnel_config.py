@@ -253,6 +253,7 @@ def log(
     pod: PodName = "",
     level: Annotated[str, typer.Option("--level", help="[LOGGER:]LEVEL,... to set")] = "",
     reset: Annotated[bool, typer.Option("--reset", "-r", help="set the default level again")] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="short, which is all there is")] = "short",
     node: Node = "",
     port: AdminPort = ADMIN_PORT,
     namespace: Namespace = "",
@@ -261,6 +262,8 @@ def log(
     context: Context = None,
 ) -> None:
     """Show, and change, the log levels of ztunnel pods (of all if none is named)."""
+    if output != "short":
+        console.fail(f"--output {output!r} is not applicable for this command: its answer is ztunnel's own text")
     try:
         query = log_query(level, reset)
     except CommandError as error:
