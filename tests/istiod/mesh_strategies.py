@@ -98,10 +98,11 @@ def gateways(draw: st.DrawFn) -> Change:
     key = (draw(namespace), draw(st.sampled_from(GATEWAYS)))
     serves = st.sampled_from(["service", "workload", "all", "none"])
     listener = ListenerRecord("mesh", 15008, "HBONE", draw(st.sampled_from(["Same", "All"])))
+    network = draw(st.sampled_from([{}, {"topology.istio.io/network": "far"}]))
     record = GatewayRecord(
         *key,
-        class_name="istio-waypoint",
-        labels={"istio.io/waypoint-for": draw(serves)},
+        class_name="istio-east-west" if network else "istio-waypoint",
+        labels={"istio.io/waypoint-for": draw(serves), **network},
         listeners=(listener,),
         addresses=(("Hostname", hostname(*key)),) if draw(st.integers(0, 3)) else (),
     )
@@ -135,6 +136,7 @@ def workloads(draw: st.DrawFn) -> Change:
         labels=labels,
         ready=draw(st.booleans()),
         hbone=draw(st.booleans()),
+        network=draw(st.sampled_from(["", "", "far", "farther"])),
     )
     return Change(Kind.WORKLOAD, ("", record.uid), draw(optional(st.just(record))))
 

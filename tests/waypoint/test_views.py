@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from envoy.config.core.v3 import extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 
@@ -219,7 +220,10 @@ def test_refusals_are_explained_where_the_mesh_says_so_and_the_port_is_http() ->
     assert Mesh(tulle={"waypointLabelAlias": True, "explainRefusals": True}).view().ports[0].explain
 
 
-def test_the_waypoints_own_loopback_is_no_endpoint() -> None:
+@pytest.mark.parametrize(
+    "fields", [{"addresses": ("127.0.0.1",)}, {"addresses": (), "hostname": "h"}, {"network": "far"}]
+)
+def test_what_a_waypoint_cannot_or_must_not_dial_is_no_endpoint(fields: Any) -> None:
     mesh = Mesh()
-    mesh.apply(pod(addresses=("127.0.0.1",)))
+    mesh.apply(pod(**fields))
     assert [port.endpoints for port in mesh.view().ports] == [()]

@@ -374,3 +374,21 @@ def test_a_host_name_that_cannot_be_resolved_is_refused_by_its_name() -> None:
     found = to(state)
     assert found.kind is Kind.REFUSE
     assert found.reason.endswith("has no healthy endpoint: api.example.com cannot be resolved")
+
+
+# -- other networks -------------------------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_of_another_network_is_left_out_and_named_when_it_is_the_only_one() -> None:
+    far = workload(
+        "far",
+        "10.0.0.1",
+        network="far",
+        network_gateway=workload_pb2.GatewayAddress(
+            address=workload_pb2.NetworkAddress(network="far", address=ip_address("192.0.2.1").packed)
+        ),
+    )
+    found = to(mesh(service(), far))
+    assert found.kind is Kind.REFUSE
+    assert found.reason.endswith("no healthy endpoint: those in network far take double HBONE, which is not supported")
+    assert hops(to(mesh(service(), far, workload("near", "10.0.0.2")))) == [[("10.0.0.2", "10.0.0.2:8080", (CART,))]]

@@ -98,9 +98,11 @@ def _port(index: MeshIndex, number: int, protocol: Protocol, endpoints: tuple[En
 
 
 def _endpoint(state: WorkloadState, port: int) -> Iterable[EndpointView]:
-    """A workload that is only known by a host name has no address for the waypoint to dial, and its own loopback is nobody's."""
+    """A workload that is only known by a host name, or is in another network, has no address for the waypoint to dial; and its own
+    loopback is nobody's.
+    """
     record = state.record
-    if not record.addresses or ip_address(record.addresses[0]).is_loopback:
+    if record.network or not record.addresses or ip_address(record.addresses[0]).is_loopback:
         return []
     identity = Identity(state.trust_domain, record.namespace, record.service_account or "default")
     return [EndpointView(record.addresses[0], port, identity.spiffe, record.hbone, record.uid)]

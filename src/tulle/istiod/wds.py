@@ -13,6 +13,7 @@ from google.protobuf import wrappers_pb2
 
 from tulle.istiod.index import labels as names
 from tulle.istiod.index.convert import CLUSTER_ID
+from tulle.istiod.index.networks import NetworkGateway
 from tulle.istiod.index.records import Resolution, ServiceKey, ServiceRecord
 from tulle.istiod.index.state import ServiceState, WorkloadState
 from tulle.istiod.index.waypoints import HBONE_PORT, Binding, InboundBinding, Waypoint
@@ -129,8 +130,18 @@ def _set_details(workload: pb.Workload, state: WorkloadState) -> None:
         workload.locality.CopyFrom(pb.Locality(region=region, zone=zone, subzone=subzone))
     if state.record.capacity is not None:
         workload.capacity.CopyFrom(wrappers_pb2.UInt32Value(value=state.record.capacity))
+    if state.network_gateway is not None:
+        workload.network_gateway.CopyFrom(_network_gateway(state.network_gateway, state.record.network))
     if state.inbound is not None:
         workload.application_tunnel.CopyFrom(_application_tunnel(state.inbound))
+
+
+def _network_gateway(gateway: NetworkGateway, network: str) -> pb.GatewayAddress:
+    if gateway.is_hostname:
+        hostname = pb.NamespacedHostname(namespace=gateway.namespace, hostname=gateway.address)
+        return pb.GatewayAddress(hostname=hostname, hbone_mtls_port=gateway.port)
+    address = pb.NetworkAddress(network=network, address=_packed(gateway.address))
+    return pb.GatewayAddress(address=address, hbone_mtls_port=gateway.port)
 
 
 def _application_tunnel(inbound: InboundBinding) -> pb.ApplicationTunnel:

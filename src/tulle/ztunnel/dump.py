@@ -84,6 +84,7 @@ def _workload(workload: Workload) -> dict[str, Any]:
         "node": workload.node,
         "clusterId": workload.cluster_id,
         "waypoint": _gateway(workload.waypoint),
+        "networkGateway": _gateway(workload.network_gateway),
         "workloadName": workload.workload_name,
         "workloadType": workload.workload_type,
         "hostname": workload.hostname,

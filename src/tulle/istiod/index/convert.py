@@ -98,12 +98,19 @@ def from_gateway(obj: Gateway) -> Records:
         namespace=meta.namespace,
         name=meta.name,
         class_name=obj.spec.gateway_class_name,
-        labels=_only(meta.labels, (names.WAYPOINT_FOR,)),
+        labels=_only(meta.labels, (names.WAYPOINT_FOR, names.NETWORK)),
         annotations=_only(meta.annotations, (names.INBOUND_BINDING, names.GATEWAY_SERVICE_ACCOUNT)),
         listeners=listeners,
-        addresses=tuple((address.type, address.value) for address in obj.status.addresses),
+        addresses=_addresses_of(obj),
     )
     return {(Kind.GATEWAY, (meta.namespace, meta.name)): record}
+
+
+def _addresses_of(obj: Gateway) -> tuple[tuple[str, str], ...]:
+    """A Gateway of another cluster is run by nobody here who would report its addresses: those that it is given hold."""
+    remote = obj.spec.gateway_class_name == names.REMOTE_GATEWAY
+    given = obj.status.addresses or (obj.spec.addresses if remote else ())
+    return tuple((address.type, address.value) for address in given)
 
 
 def from_service(obj: Service, domain: str) -> Records:

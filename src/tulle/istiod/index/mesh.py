@@ -118,7 +118,7 @@ class MeshIndex:
         self._dirty_gateways.update(self.tables.gateways_of_class.get(key[1], ()))
 
     def _apply_gateway(self, key: ObjectKey, record: Any) -> None:
-        self.tables.put_gateway(key, record)
+        self._dirty_workloads |= self.tables.put_gateway(key, record)
         self._dirty_gateways.add(key)
 
     def _apply_service(self, key: ObjectKey, record: Any) -> None:
@@ -320,6 +320,7 @@ class MeshIndex:
             generated=tuple(self.policy_set.replacements(view).values()),
             locality=record.locality or ((node.region, node.zone, node.subzone) if node else ("", "", "")),
             inbound=instance.inbound if instance else None,
+            network_gateway=self.tables.networks.of(record.network),
         )
 
     def _instance_of(self, record: WorkloadRecord) -> Waypoint | None:
@@ -371,8 +372,7 @@ class MeshIndex:
         self, service: ServiceView | None, namespace: str, waypoint: WaypointView
     ) -> tuple[RequestAuthentication, ...]:
         """Whose tokens count in requests through a waypoint to a service of a namespace (None: to a pod there)."""
-        root = self.settings.root_namespace
-        return tuple(self.request_authentications.attached(service, namespace, waypoint, root))
+        return tuple(self.request_authentications.attached(service, namespace, waypoint, self.settings.root_namespace))
 
     def waypoint_view(self, waypoint: Waypoint) -> WaypointView:
         """A waypoint as the policy engine sees it."""

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from tulle.istiod.index.networks import NetworkGateway
 from tulle.istiod.index.records import (
     ObjectKey,
     Protocol,
@@ -61,6 +62,8 @@ class WorkloadState(Struct, frozen=True):
     locality: tuple[str, str, str] = ("", "", "")
     inbound: InboundBinding | None = None
     """How the workload, being a sandwiched waypoint itself, takes its traffic."""
+    network_gateway: NetworkGateway | None = None
+    """The way into the workload's network, where that is not the mesh's own."""
 
 
 class ServiceTarget(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
+from tulle.istiod.index.networks import NetworkGateways
 from tulle.istiod.index.records import (
     GatewayClassRecord,
     GatewayRecord,
@@ -44,6 +45,7 @@ class Tables:
         self.services: dict[ServiceKey, ServiceRecord] = {}
         self.workloads: dict[Uid, WorkloadRecord] = {}
         self.groups: dict[GroupKey, GroupRecord] = {}
+        self.networks = NetworkGateways()
 
         self.gateways_of_class: dict[str, set[WaypointKey]] = {}
         self.services_in: dict[str, set[ServiceKey]] = {}
@@ -59,9 +61,12 @@ class Tables:
 
     # --- writing
 
-    def put_gateway(self, key: WaypointKey, new: GatewayRecord | None) -> None:
+    def put_gateway(self, key: WaypointKey, new: GatewayRecord | None) -> set[Uid]:
+        """Returns the workloads whose network is entered another way now."""
         old = _swap(self.gateways, key, new)
         _move(self.gateways_of_class, key, (old.class_name,) if old else (), (new.class_name,) if new else ())
+        networks = self.networks.put(key, old, new)
+        return {uid for uid, one in self.workloads.items() if one.network in networks} if networks else set()
 
     def put_service(self, key: ServiceKey, new: ServiceRecord | None) -> None:
         old = _swap(self.services, key, new)

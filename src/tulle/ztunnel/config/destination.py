@@ -94,6 +94,8 @@ class _Decision:
         self._here = here
         self._target = target
         self._looked_at: set[Key] = set()
+        self._elsewhere: set[str] = set()
+        """Networks in which there would be endpoints."""
 
     def decide(self) -> Destination:
         at = NetworkAddress(self._here.network, self._target.address)
@@ -113,7 +115,7 @@ class _Decision:
         if workload.waypoint is not None:
             hops = self._gateway(workload.waypoint, wanted, ())
             if not hops:
-                return self._refuse(f"waypoint of workload {workload.uid} has no endpoint")
+                return self._refuse(f"waypoint of workload {workload.uid} has no endpoint{self._why()}")
             return self._mesh_hops(hops)
         if workload.hbone:
             return self._mesh_hops([[self._tunnel(workload, self._target.address, self._target.port)]])
@@ -140,7 +142,7 @@ class _Decision:
             if found and rank is not None:
                 ranked.setdefault(rank, []).extend(found)
         if not ranked:
-            return self._refuse(f"service {service.key} has no healthy endpoint{self._unresolved()}", service, explain)
+            return self._refuse(f"service {service.key} has no healthy endpoint{self._why()}", service, explain)
         return self._mesh_hops([ranked[rank] for rank in sorted(ranked)], service, explain)
 
     def _to_waypoint(self, service: Service, explain: bool) -> Destination:
@@ -148,14 +150,14 @@ class _Decision:
         found = [(self._gateway(ref, wanted, ()), weight) for ref, weight in service.waypoints]
         reachable = [(groups, weight) for groups, weight in found if groups]
         if not reachable:
-            return self._refuse(f"waypoint of service {service.key} has no endpoint", service, explain)
+            return self._refuse(f"waypoint of service {service.key} has no endpoint{self._why()}", service, explain)
         if len(reachable) == 1:
             return self._mesh_hops(reachable[0][0], service, explain)
         # Each waypoint gets its share, so its nearest endpoints stand for all of it.
         return self._mesh_hops([_shared([(groups[0], weight) for groups, weight in reachable])], service, explain)
 
     def _endpoint(self, service: Service, port: Port, workload: Workload) -> list[Hop]:
-        if workload.network != self._here.network or not (workload.healthy or service.all_endpoints):
+        if self._is_elsewhere(workload) or not (workload.healthy or service.all_endpoints):
             return []
         own = workload.ports_of(service.key) or ()
         target = next((p.target_port for p in own if p.service_port == port.service_port), port.target_port)
@@ -176,11 +178,22 @@ class _Decision:
     def _of_version(self, addresses: Sequence[Address]) -> Sequence[Address]:
         return [one for one in addresses if one.version == self._target.address.version] or addresses
 
-    def _unresolved(self) -> str:
-        """What the log should say of host names that stand for no address."""
+    def _is_elsewhere(self, workload: Workload) -> bool:
+        """Whether it is in another network, which is entered through a gateway by a tunnel within a tunnel: that is not spoken here."""
+        if workload.network == self._here.network:
+            return False
+        self._elsewhere.add(workload.network)
+        return True
+
+    def _why(self) -> str:
+        """What the log should say of endpoints that there are and that cannot be used."""
         hosts = (str(name) for kind, name in self._looked_at if kind == HOST)
         empty = sorted(name for name in hosts if not self._mesh.hosts.get(name))
-        return f": {', '.join(empty)} cannot be resolved" if empty else ""
+        if empty:
+            return f": {', '.join(empty)} cannot be resolved"
+        if self._elsewhere:
+            return f": those in network {', '.join(sorted(self._elsewhere))} take double HBONE, which is not supported"
+        return ""
 
     def _rank(self, service: Service, workload: Workload) -> int | None:
         """Priority by locality: 0 is best; None leaves the endpoint out."""
@@ -232,7 +245,7 @@ class _Decision:
         ranked: dict[int, list[Hop]] = {}
         for workload in self._mesh.endpoints(service.key):
             rank = self._rank(service, workload)
-            if rank is None or not _takes_traffic(workload) or workload.network != self._here.network:
+            if self._is_elsewhere(workload) or rank is None or not _takes_traffic(workload):
                 continue
             own = workload.ports_of(service.key) or ()
             port = next((p.target_port for p in own if p.service_port == ref.port and p.target_port), ref.port)

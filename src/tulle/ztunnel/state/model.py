@@ -118,6 +118,7 @@ class Workload:
     hostname: str = ""
     canonical_name: str = ""
     canonical_revision: str = ""
+    network_gateway: GatewayRef | None = None
 
     @property
     def identity(self) -> str:
@@ -239,6 +240,7 @@ def workload_from(message: Any) -> Workload:
         hostname=message.hostname,
         canonical_name=message.canonical_name,
         canonical_revision=message.canonical_revision,
+        network_gateway=_gateway(message.network_gateway, where) if message.HasField("network_gateway") else None,
     )
 
 
