@@ -1,28 +1,101 @@
-"""Two istiods: lifting hands policies over by what waypoints and node proxies acknowledge, whichever replica they find first."""
+"""Two istiods, each a process: lifting hands policies over by what waypoints and node proxies acknowledge, whichever replica they find
+first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import grpc
 from envoy.config.core.v3 import base_pb2
 
-from tulle.istiod.app import Istiod
 from tulle.istiod.waypoint_source import TYPES
 from tulle.kube.client import Client
-from tulle.kube.resources import AUTHORIZATION_POLICIES, CONFIG_MAPS, GATEWAYS
+from tulle.kube.errors import NotFound
+from tulle.kube.resources import AUTHORIZATION_POLICIES, CONFIG_MAPS, GATEWAYS, LEASES, NAMESPACES
 from tulle.xds import channels, types
 from tulle.xds.client import AdsClient
 
-from .conftest import RunIstiod, eventually
+from .conftest import eventually
 from .test_gateway_controller import gateway, make_ready
 from .test_istiod import Reader, make_mesh, published_root, token
 
 WDS = (types.ADDRESS, types.AUTHORIZATION)
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One istiod; `pod` is its name in the Lease."""
+
+    pod: str
+    process: asyncio.subprocess.Process
+    xds: int
+    http: int
+
+    async def stop(self) -> None:
+        """As a pod is ended."""
+        if self.process.returncode is None:
+            self.process.terminate()
+        assert await self.process.wait() == 0
+
+    async def proxies(self) -> int:
+        """How many it serves; -1 while it does not answer."""
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{self.http}/metrics") as answer,
+            ):
+                lines = (await answer.text()).splitlines()
+        except aiohttp.ClientError:
+            return -1
+        return next(int(float(line.split()[1])) for line in lines if line.startswith("pilot_xds "))
+
+    async def ready(self) -> bool:
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with session.get(f"http://127.0.0.1:{self.http}/ready") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+
+@asynccontextmanager
+async def replica(kubeconfig: str, home: str, pod: str) -> AsyncIterator[Replica]:
+    """An istiod that has been started."""
+    names = ("XDS_PORT", "HTTP_PORT", "METRICS_PORT", "WEBHOOK_PORT", "PLAINTEXT_XDS_PORT")
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    environment = {
+        **os.environ,
+        **{name: str(port) for name, port in ports.items()},
+        "KUBECONFIG": kubeconfig,
+        "POD_NAME": pod,
+        "POD_NAMESPACE": home,
+        "LISTEN_ADDRESS": "127.0.0.1",
+        "LOG_LEVEL": "error",
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tulle.istiod", env=environment)
+    made = Replica(pod, process, ports["XDS_PORT"], ports["HTTP_PORT"])
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+def _free_ports(number: int) -> list[int]:
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @asynccontextmanager
@@ -52,7 +125,7 @@ async def following(
 
 
 async def test_lifting_with_proxies_that_begin_at_different_replicas(
-    client: Client, namespace: str, run_istiod: RunIstiod, tmp_path: Path
+    client: Client, api_server: str, namespace: str, tmp_path: Path
 ) -> None:
     home = f"{namespace}-home"
     config = {"metadata": {"name": "istio", "namespace": home}, "data": {"mesh": "tulle: {liftSelectorPolicies: true}"}}
@@ -70,16 +143,18 @@ async def test_lifting_with_proxies_that_begin_at_different_replicas(
         },
     }
     async with AsyncExitStack() as running:
-        leader = AsyncExitStack()
-        await running.enter_async_context(leader)
-        second: Istiod = await leader.enter_async_context(run_istiod(home, "second"))
-        first: Istiod = await running.enter_async_context(run_istiod(home, "first"))
+        await client.create(NAMESPACES, {"metadata": {"name": home}})
         await client.create(CONFIG_MAPS, config)
+        both = [await running.enter_async_context(replica(api_server, home, pod)) for pod in ("one", "two")]
         await client.create(GATEWAYS, gateway(namespace))
-        await make_ready(client, namespace)
         uid = await make_mesh(client, namespace)
+        for one in both:
+            await eventually(one.ready, f"istiod {one.pod} is ready")
+        await make_ready(client, namespace)
         root = await published_root(client, home, tmp_path)
-        ports = (first.ports["xds"], second.ports["xds"])
+        holder = await eventually(lambda: _holder(client, home), "one of them leads")
+        leader, other = both if holder == both[0].pod else both[::-1]
+        ports = (other.xds, leader.xds)
         async with (
             following(client, ports, (home, "ztunnel"), WDS, root) as ztunnel,
             following(client, ports[::-1], (namespace, "waypoint"), TYPES, root) as waypoint,
@@ -102,15 +177,22 @@ async def test_lifting_with_proxies_that_begin_at_different_replicas(
                 return not await trusting() and not await enforced()
 
             await eventually(withdrawn, "neither is in force any more")
-            serving = [one for one in (first, second) if tuple(one.connections)]
-            assert serving == [second], "the leader alone serves"
+            assert [await one.proxies() for one in (leader, other)] == [2, 0], "the leader alone serves"
             # The leader goes; the other replica takes over, and the proxies with it.
-            await leader.aclose()
-            await eventually(lambda: _served(first, 2), "both proxies have found the other replica")
+            await leader.stop()
+            await eventually(lambda: _serves_both(other), "both proxies have found the other replica")
             await client.create(AUTHORIZATION_POLICIES, policy)
             await eventually(trusting, "the workload trusts the waypoint again")
             assert await enforced()
 
 
-async def _served(istiod: Istiod, number: int) -> bool:
-    return len(tuple(istiod.connections)) == number
+async def _holder(client: Client, namespace: str) -> str:
+    try:
+        lease = await client.get(LEASES, "istiod-leader", namespace)
+    except NotFound:
+        return ""
+    return lease.spec.holder_identity
+
+
+async def _serves_both(istiod: Replica) -> bool:
+    return await istiod.proxies() == 2
