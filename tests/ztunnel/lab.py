@@ -12,6 +12,14 @@ from dataclasses import dataclass, field
 
 REDIRECT = """
 table inet mesh {
+  chain remember {
+    type filter hook prerouting priority mangle; policy accept;
+    meta mark & 0xfff == 0x539 ct mark set 0x111
+  }
+  chain recall {
+    type route hook output priority mangle; policy accept;
+    ct mark 0x111 meta mark set ct mark
+  }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
     ip saddr 169.254.7.127 accept
@@ -23,6 +31,7 @@ table inet mesh {
   chain output {
     type nat hook output priority -100; policy accept;
     meta mark & 0xfff == 0x539 accept
+    meta mark 0x111 accept
     oif lo accept
     ip daddr 127.0.0.0/8 accept
     meta l4proto tcp redirect to :15001
@@ -58,6 +67,9 @@ class Pod:
 
     def capture(self) -> None:
         run(*self.argv("nft", "-f", "-"), stdin=REDIRECT)
+        for version in ("-4", "-6"):
+            run("ip", version, "-n", self.netns, "route", "replace", "local", "default", "dev", "lo", "table", "100")
+            run("ip", version, "-n", self.netns, "rule", "add", "fwmark", "0x111/0xfff", "lookup", "100")
         self.captured = True
 
     def release(self) -> None:

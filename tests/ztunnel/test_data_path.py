@@ -206,3 +206,15 @@ async def _sizes(node: Node) -> str:
     listeners = await node.admin("/envoy/config_dump?resource=dynamic_listeners")
     states = [entry.get("active_state", {}).get("listener") for entry in listeners["configs"]]
     return json.dumps(states, sort_keys=True)
+
+
+async def test_the_app_sees_the_address_of_the_client(fresh: Node) -> None:
+    assert (await fresh.curl("test-1", URL)).out.endswith(f"from {fresh.lab.pods['test-1'].ip}")
+    host = fresh.lab.pods["hello-1"].ip
+    asked = {
+        "authority": f"{host}:5000",
+        "headers": [("x-forwarded-for", "10.9.9.9")],
+        "send": "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+    }
+    (answer,) = await fresh.tunnels("out-1", host, "spiffe://cluster.local/ns/x/sa/y", asked)
+    assert f"from {fresh.lab.pods['out-1'].ip}" in answer["data"]

@@ -52,6 +52,13 @@ class Environment:
             raise InvalidEnvironmentError(f"{name}={value!r}: accepted is https://HOST:PORT")
         return f"{parts.hostname}:{port}"
 
+    def flag(self, name: str, *, default: bool) -> bool:
+        """`true` or `false`."""
+        value = self._variables.get(name, str(default).lower())
+        if value not in ("true", "false"):
+            raise InvalidEnvironmentError(f"{name}={value!r}: accepted is true or false")
+        return value == "true"
+
     def number(self, name: str, default: int) -> int:
         """A whole number of at least 0."""
         value = self._variables.get(name, str(default))

@@ -131,6 +131,9 @@ class Http:
         else:
             config.route_config.CopyFrom(self.routes)
         config.generate_request_id.value = False
+        # The client is who is connected, whatever headers say.
+        config.use_remote_address.value = True
+        config.skip_xff_append = True
         config.server_header_transformation = hcm_pb2.HttpConnectionManager.PASS_THROUGH
         config.stream_idle_timeout.CopyFrom(seconds(0))
         if self.requests:

@@ -137,6 +137,7 @@ class NodeProxy:
             directory,
             self._dns,
             trust_domain=self._settings.trust_domain,
+            keep_source=self._settings.keep_source,
             active_listeners=listener_reader(self.envoy.process.admin.get),
         )
         self._zds = ZdsClient(self._settings.zds_path, self.pods, lambda up: _log.info("node agent", connected=up))

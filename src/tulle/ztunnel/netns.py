@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 _CLONE_NEWNET: Final = 0x40000000
+_IP_TRANSPARENT: Final = 19
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,25 @@ def has_ipv6(netns: int) -> bool:
     """Whether the namespace of the descriptor speaks IPv6: its loopback has that address then."""
     try:
         made_inside(netns, partial(socket.create_server, ("::1", 0), family=socket.AF_INET6)).close()
+    except OSError:
+        return False
+    return True
+
+
+def can_impersonate(netns: int) -> bool:
+    """Whether connections can be made in the namespace of the descriptor with an address that is not its own."""
+
+    def transparent() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            made.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    try:
+        made_inside(netns, transparent).close()
     except OSError:
         return False
     return True

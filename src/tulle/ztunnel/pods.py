@@ -21,7 +21,7 @@ import structlog
 from tulle.ztunnel.config import names
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.configurator import Configurator
-from tulle.ztunnel.netns import HeldNetns, NetnsDirectory, has_ipv6
+from tulle.ztunnel.netns import HeldNetns, NetnsDirectory, can_impersonate, has_ipv6
 
 _log = structlog.get_logger("tulle.ztunnel")
 
@@ -75,6 +75,7 @@ class LocalPods:
         dns: Dns,
         *,
         trust_domain: str,
+        keep_source: bool,
         active_listeners: Callable[[str], Awaitable[frozenset[str]]],
     ) -> None:
         self._configurator = configurator
@@ -82,6 +83,7 @@ class LocalPods:
         self._directory = directory
         self._dns = dns
         self._trust_domain = trust_domain
+        self._keep_source = keep_source
         self._active_listeners = active_listeners
         self._held: dict[str, HeldNetns] = {}
 
@@ -114,7 +116,14 @@ class LocalPods:
         held = self._directory.hold(uid, descriptor)
         service_account = info.service_account or "default"
         pod = LocalPod(
-            uid, info.name, info.namespace, service_account, held.path, self._trust_domain, has_ipv6(descriptor)
+            uid,
+            info.name,
+            info.namespace,
+            service_account,
+            held.path,
+            self._trust_domain,
+            has_ipv6(descriptor),
+            self._keep_source and can_impersonate(descriptor),
         )
         self._certificates.want(pod.identity)
         old = self._configurator.pods.get(uid)
@@ -126,6 +135,12 @@ class LocalPods:
             self._dns.close(uid)
             self._directory.release(before)
         _log.info("pod added", pod=f"{info.namespace}/{info.name}", uid=uid, identity=pod.identity)
+        if self._keep_source and not pod.keeps_source:
+            _log.warning(
+                "the app sees its own pod's address as its clients'",
+                pod=f"{info.namespace}/{info.name}",
+                reason="this process may not make transparent sockets in the pod's namespace (CAP_NET_ADMIN)",
+            )
 
     async def _serving(self, uid: str) -> None:
         pod = self._configurator.pods[uid]

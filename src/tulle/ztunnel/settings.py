@@ -35,6 +35,7 @@ class Settings:
     secret_ttl: int
     drain_seconds: float
     concurrency: int
+    keep_source: bool
     sink_port: int
     admin_port: int
     stats_port: int
@@ -79,6 +80,7 @@ def load(variables: Mapping[str, str] | None = None) -> Settings:
         secret_ttl=int(read.duration("SECRET_TTL", "24h")),
         drain_seconds=read.duration("CONNECTION_TERMINATION_DEADLINE", "5s"),
         concurrency=read.number("ZTUNNEL_WORKER_THREADS", 0),
+        keep_source=read.flag("ENABLE_ORIG_SRC", default=True),
         sink_port=read.number("REFUSAL_SINK_PORT", 15004),
         admin_port=read.number("ADMIN_PORT", 15000),
         stats_port=read.number("STATS_PORT", 15020),

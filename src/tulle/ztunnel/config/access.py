@@ -47,6 +47,8 @@ DENY_CHAIN: Final = "deny"
 _PORT: Final = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 #: A host name, which an address is not: its last label has a letter.
 _HOSTNAME: Final = r"(?:[A-Za-z0-9_-]+\.)*[0-9_-]*[A-Za-z][A-Za-z0-9_-]*\.?"
+_IPV4: Final = "[0-9.]+"
+_IPV6: Final = ".*:.*"
 _REJECTED: Final = "connection closed due to policy rejection: "
 
 
@@ -65,7 +67,7 @@ class Access:
 
     `known`: istiod has sent the pod's workload; until then nothing is let in.  `explain_ports`: target ports that are HTTP
     ports of a service that wants refusals explained.  `named`: what the pod can be asked for by name.  `tunnel`: the app
-    takes all tunnels, whatever they ask for.
+    takes all tunnels, whatever they ask for.  `keeps_source`: the app sees the addresses of its clients.
     """
 
     addresses: tuple[Address, ...]
@@ -74,11 +76,19 @@ class Access:
     explain_ports: tuple[int, ...] = ()
     named: tuple[Named, ...] = ()
     tunnel: AppTunnel | None = None
+    keeps_source: bool = False
 
     @property
     def only_port(self) -> int | None:
         """The port of the pod on which everything tunnelled arrives, if it is one and the same."""
         return self.tunnel.port or None if self.tunnel is not None else None
+
+    def unlike(self, address: Address) -> str | None:
+        """Which clients cannot be shown to an app at `address`, as an expression: those of the other version of IP.  None: no client."""
+        if not self.keeps_source:
+            return None
+        mixed = len({one.version for one in self.addresses}) > 1
+        return "" if not mixed else _IPV6 if address.version == 4 else _IPV4
 
     def tunnelled_to(self, address: Address, port: int) -> tuple[Address, int]:
         """What policies take to be the destination of a request for an address that the app's own tunnel takes."""
@@ -137,7 +147,8 @@ def _policies(access: Access, address: Address, named: int | None = None) -> mat
     """What policies say of a request for the pod: for the port in its authority, or for `named` if it came by name."""
     port = named if access.only_port is None else access.only_port
     cases, otherwise = _verdicts(access.policies, address, plaintext=False, port=port)
-    allowed = tunnel.way_in(access.tunnel, names.authority(address, named) if named is not None else "")
+    where = names.authority(address, named) if named is not None else ""
+    allowed = tunnel.way_in(access.tunnel, where, access.unlike(address))
     choices = [
         (_over_hbone(term), allowed if not reason else _refusals(access, reason, 401, port)) for term, reason in cases
     ]

@@ -44,5 +44,6 @@ def local_access(mesh: Mesh, pod: LocalPod) -> LocalAccess:
         tunnel=workload.tunnel if workload is not None else None,
         explain_ports=tuple(sorted(explained)),
         named=tuple(sorted(named)),
+        keeps_source=pod.keeps_source,
     )
     return LocalAccess(access, workload, frozenset(looked_at))

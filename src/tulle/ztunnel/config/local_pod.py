@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class LocalPod:
     """A pod that the node agent handed over.  `netns`: a path that Envoy can open; never used for another pod.
 
-    `ipv6`: it speaks IPv6 besides IPv4, so that it needs listeners for both.
+    `ipv6`: it speaks IPv6 besides IPv4, so that it needs listeners for both.  `keeps_source`: its app is to see the addresses of
+    its clients, and not the pod's own.
     """
 
     uid: str
@@ -19,6 +20,7 @@ class LocalPod:
     netns: str
     trust_domain: str
     ipv6: bool = False
+    keeps_source: bool = False
 
     @property
     def identity(self) -> str:

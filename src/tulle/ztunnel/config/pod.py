@@ -13,7 +13,7 @@ from typing import Final
 from envoy.config.core.v3 import address_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 
-from tulle.envoy import filter_state, matching, network, svid, tls
+from tulle.envoy import filter_state, matching, network, original_source, svid, tls
 from tulle.envoy.network import Header, Http, Tunnel
 from tulle.envoy.sockets import tcp_address
 from tulle.ztunnel.config import logs, names
@@ -132,7 +132,7 @@ def hbone_listener(pod: LocalPod) -> listener_pb2.Listener:
             Header(names.PRINCIPAL_HEADER, "%DOWNSTREAM_PEER_URI_SAN%"),
             Header(names.SOURCE_HEADER, "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"),
         ),
-        filters=(filter_state.http_filter(),),
+        filters=(filter_state.http_filter(), original_source.http_filter(names.MARK)),
         logs=(logs.hbone(pod),),
         log_opened=True,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tulle.envoy import filter_state, matching, routes
+from tulle.envoy import filter_state, matching, original_source, routes
 from tulle.envoy.matching import Choice
 from tulle.ztunnel.config import names
 from tulle.ztunnel.state.model import AppTunnel
@@ -18,11 +18,21 @@ ANY_AUTHORITY: Final = r"(?:[0-9.]{7,15}|\[[0-9a-f:.]{2,45}\]):[1-9][0-9]{0,4}"
 _PORT_ASKED_FOR: Final = r"%CEL(re.extract(request.host, '.*:([0-9]+)', '\\1'))%"
 
 
-def way_in(tunnel: AppTunnel | None, where: str = "") -> Choice:
-    """What becomes of a tunnel that policies allow; `where`: it leads there instead of to its authority."""
+def way_in(tunnel: AppTunnel | None, where: str = "", unlike: str | None = None) -> Choice:
+    """What becomes of a tunnel that policies allow; `where`: it leads there instead of to its authority.
+
+    The app sees the client's address unless it is `unlike` (an expression; None: whatever it is) what the app can answer to.
+    """
     if tunnel is None:
         route = routes.terminate_connect("", names.APP_BY_AUTHORITY)
-        return matching.use_route(routes.with_filter_state(route, filter_state.target(where)) if where else route)
+        if where:
+            route = routes.with_filter_state(route, filter_state.target(where))
+        plain = matching.use_route(route)
+        if unlike is None:
+            return plain
+        kept = matching.use_route(original_source.keep_source(route))
+        cases = [(matching.matches(matching.request_header(names.SOURCE_HEADER), unlike), plain)] if unlike else []
+        return matching.use_matcher(matching.first_match(cases, kept)) if cases else kept
     app = filter_state.target(f"127.0.0.1:{tunnel.port or _PORT_ASKED_FOR}")
     if not tunnel.proxy:
         return matching.use_route(
