@@ -32,7 +32,8 @@ async def client(what: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def server(what: dict[str, Any]) -> None:
     def decide(accepted: Accepted) -> int:
-        print(json.dumps({"authority": accepted.authority, "peer": accepted.peer}), flush=True)
+        told = {name: accepted.headers.get(name) for name in what.get("headers", ())}
+        print(json.dumps({"authority": accepted.authority, "peer": accepted.peer, **told}), flush=True)
         return int(what.get("status", 200))
 
     context = tls(what["cert"], what["key"], what["ca"], server=True)

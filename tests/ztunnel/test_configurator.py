@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 
@@ -10,9 +12,11 @@ from tulle.xds import types
 from tulle.xds.proto import authorization_pb2, workload_pb2
 from tulle.xds.resources import ResourceMap
 from tulle.ztunnel.config.destination import Here
+from tulle.ztunnel.config.introduction import baggage
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.configurator import MAX_STRAY, Configurator
 from tulle.ztunnel.secrets import NodeSecrets
+from tulle.ztunnel.state.model import Locality, Workload
 
 from .fake_istiod import exact
 from .test_destination import VIP, service, workload
@@ -175,3 +179,23 @@ def test_secrets_have_a_second_name_for_clients() -> None:
 def test_an_upstream_without_identity_cannot_be_written() -> None:
     with pytest.raises(ValueError, match="cannot be verified"):
         mutual_client([])
+
+
+def test_what_tunnels_tell_of_a_pod() -> None:
+    client = pod(1)
+    record = Workload(
+        uid="u",
+        name=client.name,
+        namespace=client.namespace,
+        workload_name="cart",
+        workload_type="deployment",
+        canonical_name="cart, the",
+        canonical_revision="v2",
+    )
+    assert baggage(client, record, "east", Locality(region="eu", zone="eu-1")) == (
+        "k8s.cluster.name=east,k8s.namespace.name=shop,k8s.deployment.name=cart,service.name=cart%2C%20the,service.version=v2,"
+        "cloud.region=eu,cloud.availability_zone=eu-1"
+    )
+    assert baggage(client, None, "east", Locality()) == "k8s.cluster.name=east,k8s.namespace.name=shop,k8s.pod.name=p-1"
+    other = dataclasses.replace(record, workload_type="replicaset", canonical_name="", canonical_revision="")
+    assert "k8s.pod.name=p-1" in baggage(client, other, "east", Locality())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 
@@ -159,6 +160,7 @@ async def test_waypoint_gets_the_service_address_and_the_client_identity(fresh: 
     gateway = "hello/waypoint.hello.svc.cluster.local"
     where = fresh.lab.pods["out-1"]
     what = {"mode": "server", "host": where.ip, "port": 15008, "backend": [where.ip, 5000]}
+    what |= {"headers": ["baggage", "forwarded", "traceparent"]}
     what |= fresh.identity_files("spiffe://cluster.local/ns/hello/sa/waypoint")
     command = where.argv(sys.executable, "-m", "tests.ztunnel.peer", json.dumps(what))
     waypoint = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
@@ -175,7 +177,11 @@ async def test_waypoint_gets_the_service_address_and_the_client_identity(fresh: 
         await fresh.settled()
         assert (await fresh.curl("test-1", URL)).out.startswith("out-1")
         seen = json.loads(await waypoint.stdout.readline())
-        assert seen == {"authority": f"{VIP}:5000", "peer": "spiffe://cluster.local/ns/test/sa/default"}
+        assert (seen["authority"], seen["peer"]) == (f"{VIP}:5000", "spiffe://cluster.local/ns/test/sa/default")
+        source = re.escape(fresh.lab.pods["test-1"].ip)
+        assert re.fullmatch(rf'for="{source}:[0-9]+";host=helloworld\.hello\.svc\.cluster\.local', seen["forwarded"])
+        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", seen["traceparent"])
+        assert "k8s.cluster.name=Kubernetes,k8s.namespace.name=test,k8s.pod.name=test-1" in seen["baggage"]
 
         fresh.istiod.workload(
             "waypoint-1", "hello", where.ip, service_account="impostor", services={gateway: {15008: 15008}}

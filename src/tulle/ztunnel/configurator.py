@@ -6,6 +6,7 @@ out.  Each derived resource is made again only when something it looked at has c
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -18,6 +19,7 @@ from tulle.ztunnel.config import names, shared
 from tulle.ztunnel.config.access import route_table
 from tulle.ztunnel.config.cluster import cluster_of
 from tulle.ztunnel.config.destination import Destination, Here, Kind, decide
+from tulle.ztunnel.config.introduction import baggage
 from tulle.ztunnel.config.local_access import LocalAccess, local_access
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.config.names import Target
@@ -26,7 +28,7 @@ from tulle.ztunnel.config.prefixes import GrowingPrefixes, Prefixes, divide
 from tulle.ztunnel.dependents import Dependents
 from tulle.ztunnel.policy.terms import Address
 from tulle.ztunnel.state.mesh import HOST, Key, Mesh, PartlyRejected, host_key
-from tulle.ztunnel.state.model import NetworkAddress
+from tulle.ztunnel.state.model import Locality, NetworkAddress
 
 _log = structlog.get_logger("tulle.ztunnel")
 
@@ -126,11 +128,18 @@ class Configurator:
     def add_pod(self, pod: LocalPod) -> None:
         """Configure a pod, or configure it anew if the same uid comes with another namespace."""
         self.version += 1
+        pod = dataclasses.replace(pod, baggage=self._baggage(pod))
         self.pods[pod.uid] = pod
         self._write_access(pod)
         self._write_outbound(pod)
         hbone = hbone_listener(pod)
         self.listeners.set(hbone.name, hbone)
+
+    def _baggage(self, pod: LocalPod) -> str:
+        record = self.mesh.pod(pod.namespace, pod.name, pod.service_account)
+        known = [record] if record is not None else self.mesh.pods_named(*self._here.pod)
+        place = next((one.locality for one in known), Locality())
+        return baggage(pod, record, self._here.cluster_id, place)
 
     def remove_pod(self, uid: str) -> None:
         """Forget a pod.  Raises KeyError for one that is not there."""

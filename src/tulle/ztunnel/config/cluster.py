@@ -69,7 +69,8 @@ def _cluster(
         (label, mutual_client(identities) if identities else internal_upstream())
         for identities, label in labels.items()
     ]
-    facts = (("service", destination.service), ("reason", destination.reason))
+    hostname = destination.service.partition("/")[2]
+    facts = (("service", destination.service), ("hostname", hostname), ("reason", destination.reason))
     tunnels = any(labels_of for labels_of in labels)
     return static_cluster(
         target.cluster,

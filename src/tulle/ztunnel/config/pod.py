@@ -16,7 +16,7 @@ from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from tulle.envoy import filter_state, matching, network, original_source, svid, tls
 from tulle.envoy.network import Header, Http, Tunnel
 from tulle.envoy.sockets import tcp_address
-from tulle.ztunnel.config import logs, names
+from tulle.ztunnel.config import introduction, logs, names
 from tulle.ztunnel.config.access import ALLOW_CHAIN, DENY_CHAIN, Access, plaintext_matcher
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.config.prefixes import Prefixes
@@ -70,11 +70,6 @@ def outbound_listener(pod: LocalPod, addresses: Iterable[Address], mesh: Prefixe
 
 def _mesh_chain(pod: LocalPod, name: str, cluster: str, asked_for: str) -> listener_components_pb2.FilterChain:
     """Tunnels to `cluster`, asking for `asked_for`; both are format strings."""
-    headers = (
-        Header(names.REFUSAL_HEADER, names.REFUSAL_IN_TUNNEL),
-        Header("baggage", filter_state.literal(f"k8s.namespace.name={pod.namespace},k8s.pod.name={pod.name}")),
-        Header("forwarded", 'for="%DOWNSTREAM_REMOTE_ADDRESS%"'),
-    )
     carried = filter_state.network_filter(
         filter_state.netns(pod.netns),
         filter_state.client_certificate(names.client_secret(pod.identity)),
@@ -83,7 +78,7 @@ def _mesh_chain(pod: LocalPod, name: str, cluster: str, asked_for: str) -> liste
     proxy = network.tcp_proxy(
         "none",
         stat_prefix=name,
-        tunnel=Tunnel(asked_for, headers),
+        tunnel=Tunnel(asked_for, introduction.headers(pod, by_service=name == _SERVICE_CHAIN)),
         on_demand_timeout=_ON_DEMAND_SECONDS,
         connect_attempts=_CONNECT_ATTEMPTS,
         retry_backoff=_RETRY_SECONDS,
