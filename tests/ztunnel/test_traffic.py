@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import socket
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from tulle.ztunnel.traffic.line import Line, address, split
 from tulle.ztunnel.traffic.metrics import LABELS, Ended, Metrics, Opened
 from tulle.ztunnel.traffic.monitor import TrafficMonitor
 from tulle.ztunnel.traffic.parties import Parties
+from tulle.ztunnel.traffic.revoked import SETTLE_SECONDS, RevocationWatch
 from tulle.ztunnel.traffic.sockets import Ends, destroy
 from tulle.ztunnel.traffic.table import Connection, OpenConnections
 from tulle.ztunnel.traffic.verdict import objection
@@ -276,3 +278,52 @@ def test_a_listener_is_never_closed_for_a_connection_that_has_gone() -> None:
 )
 def test_where_an_inbound_connection_leads(line: Line, actual: str) -> None:
     assert line.actual == actual
+
+
+@pytest.mark.parametrize(
+    ("more", "flag"),
+    [
+        ({}, "-"),
+        ({"response_flags": "UF,URX", "failure": "delayed_connect_error:_Connection_refused"}, "CONNECT"),
+        ({"response_flags": "UF,URX", "failure": "TLS_error:|...:_certificate_revoked:TLS_error_end"}, "CERT_REVOKED"),
+        ({"response_flags": "UF,URX", "failure": "TLS_error:|...:SAN matcher:TLS_error_end"}, "TLS_FAILURE"),
+        ({"response_flags": "UF,URX", "duration": "627ms"}, "H2_HANDSHAKE_FAILURE"),
+        ({"response_flags": "UF,URX", "duration": "30256ms"}, "NETWORK_POLICY"),
+        ({"response_flags": "UF,URX", "duration": "30256ms", "destination": "envoy://shared/plain/"}, "CONNECT"),
+        ({"response_flags": "UF,URX", "error": "service a/b has no endpoint"}, "CONNECT"),
+    ],
+)
+def test_why_an_outbound_connection_failed(more: dict[str, str], flag: str) -> None:
+    text = {"asked_for": "10.0.0.2:80", "destination": "10.0.0.2:15008", "type": "TcpConnectionEnd", **more}
+    assert Line(kind="outbound", pod="uid", **text).failure_flag == flag
+
+
+def test_a_client_without_certificate_failed_for_that() -> None:
+    monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, lambda _: None, certified=lambda _: False)
+    fields = {
+        "type": "TcpConnectionEnd",
+        "kind": "outbound",
+        "pod": "uid",
+        "response_flags": "UF,URX",
+        "duration": "30256ms",
+        "src.identity": A,
+        "dst.addr": "10.0.0.2:15008",
+        "dst.hbone_addr": "10.0.0.2:80",
+    }
+    monitor.lines([msgspec.json.encode(fields)])
+    assert 'response_flags="IDENTITY_ERROR"' in monitor.metrics.render()
+
+
+async def test_tunnels_of_the_revoked_and_idle_ones_are_closed() -> None:
+    table, closed = OpenConnections(), []
+    for number, serials in ((1, {7, 1}), (2, {8, 1}), (3, {9, 1})):
+        flow = dataclasses.replace(FLOWS[A], serials=frozenset(serials))
+        table.add(Connection(("uid", f"k{number}", ""), "s", flow, ("10.0.0.2:15008", f"10.0.0.1:{number}")))
+    ends = [Ends(("10.0.0.2", 15008), ("10.0.0.1", number)) for number in range(1, 5)]
+    watch = RevocationWatch(table, lambda: ["uid"], lambda _: ends, lambda _, found: closed.extend(found))
+    watch.revoke(frozenset({7}))
+    await asyncio.sleep(SETTLE_SECONDS + 0.1)
+    assert [one.remote[1] for one in closed] == [1, 4]
+    watch.revoke(frozenset())
+    watch.stop()
+    assert len(closed) == 2

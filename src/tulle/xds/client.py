@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -53,13 +54,21 @@ class Subscription:
     names: tuple[str, ...] = ()
 
 
+class Termination(Enum):
+    """How a stream ended: before the server said anything, by an error after that, or in order."""
+
+    CONNECTION_ERROR = "ConnectionError"
+    ERROR = "Error"
+    COMPLETE = "Complete"
+
+
 class AdsClient:
     """Keeps one delta ADS stream over channels made by ``channel_factory``.
 
     A handler is given ``(updated, removed)``: encoded resources by name, and names that are gone. It returns when they
     are in use or raises ``Rejected``; anything else it raises ends ``run``. Handlers are never called at the same time.
     ``metadata`` gives the stream's gRPC metadata (a token, say) at each attempt. ``patience`` is for how long, in
-    seconds, a new stream may take until every type is answered once.
+    seconds, a new stream may take until every type is answered once. ``on_end`` is told how each stream ended.
     """
 
     def __init__(
@@ -71,8 +80,10 @@ class AdsClient:
         metadata: Callable[[], Metadata] = tuple,
         backoff: Backoff | None = None,
         patience: float = 30.0,
+        on_end: Callable[[Termination], None] = lambda _: None,
     ) -> None:
         self._channel_factory = channel_factory
+        self._on_end = on_end
         self._patience = patience
         self._metadata = metadata
         self._backoff = backoff or Backoff()
@@ -81,6 +92,7 @@ class AdsClient:
         self._outgoing: asyncio.Queue[discovery_pb2.DeltaDiscoveryRequest] = asyncio.Queue()
         self._synced = asyncio.Event()
         self._connected = False
+        self._answered = False
         for type_url, how in types.items():
             subscription = how if isinstance(how, Subscription) else Subscription(how)
             self._handlers[type_url] = subscription.handler
@@ -118,13 +130,20 @@ class AdsClient:
             if ended is not None and not isinstance(ended, _BROKEN):
                 raise ended
             _log.info("xds_stream_ended", reason=_words(ended))
+            self._on_end(self._termination(ended))
             await asyncio.sleep(self._backoff.pause())
+
+    def _termination(self, ended: BaseException | None) -> Termination:
+        if ended is None:
+            return Termination.COMPLETE
+        return Termination.ERROR if self._answered else Termination.CONNECTION_ERROR
 
     async def _attempt(self) -> BaseException | None:
         try:
             channel = self._channel_factory()
         except OSError as error:  # the root certificate cannot be read (yet)
             return error.with_traceback(None)
+        self._answered = False
         async with channel:
             return await self.stream(channel)
 
@@ -176,7 +195,7 @@ class AdsClient:
 
     async def _read(self, call: _Stream) -> None:
         while isinstance(response := await call.read(), discovery_pb2.DeltaDiscoveryResponse):
-            self._connected = True
+            self._connected = self._answered = True
             self._backoff.reset()
             self._send([await self._handle(self._state.receive(response))])
             if self._state.synced():

@@ -54,7 +54,7 @@ class NodeProxy:
         here = Here(settings.network, settings.cluster_id, settings.node, (settings.namespace, settings.pod))
         self.configurator = Configurator(here, settings.sink_port)
         self._hosts = Hosts(self.configurator.hosts_in_use, self.configurator.resolved)
-        self.configurator.want_host = self._hosts.want
+        self.configurator.want_host = self._look_up
         ca = CaClient(
             settings.ca,
             settings.root_cert_path,
@@ -77,6 +77,7 @@ class NodeProxy:
             lambda uid: self.pods.netns(uid) if self.pods is not None else None,
             _write,
             level=NUMBERS[levels.of("access")],
+            certified=self._certified,
         )
         place = Place(settings.network, settings.cluster_domain, settings.preferred_service_namespace)
         self._dns = DnsProxy(self.configurator.mesh, place, self.traffic.metrics.dns)
@@ -98,6 +99,7 @@ class NodeProxy:
                 types.ADDRESS: self._counted(types.ADDRESS, self.configurator.apply_addresses),
             },
             metadata=self._credentials,
+            on_end=lambda how: self.traffic.metrics.xds_ended(how.value),
         )
         self._admin = Admin(
             dump=self._dump,
@@ -167,6 +169,14 @@ class NodeProxy:
         if self.envoy.live:
             level = {"warn": "warning"}.get(levels.of("envoy"), levels.of("envoy"))
             await self.envoy.process.admin.post(f"/logging?level={level}")
+
+    def _certified(self, identity: str) -> bool:
+        state = self._certificates.state(identity)
+        return state is not None and state.status == "Available"
+
+    def _look_up(self, host: str) -> None:
+        self.traffic.metrics.on_demand_dns()
+        self._hosts.want(host)
 
     def _revoke(self, revocations: Revocations) -> None:
         self._certificates.revoke(revocations)

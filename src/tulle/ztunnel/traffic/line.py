@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from tulle.envoy.clusters import CONNECT_TIMEOUT_SECONDS
 from tulle.ztunnel.config import names
 from tulle.ztunnel.policy.terms import Address
 from tulle.ztunnel.traffic.sockets import HostPort
@@ -21,6 +22,11 @@ _NOT_MADE: Final = {
     "NC": "destination not known",
     "NR": "no route",
     "UO": "too many connections",
+}
+#: What is said of tunnels that fail in silence, by the flag that they get.
+_SILENT: Final = {
+    "NETWORK_POLICY": f"connection failed: no answer within {CONNECT_TIMEOUT_SECONDS:g} s; a NetworkPolicy may keep port 15008 closed",
+    "H2_HANDSHAKE_FAILURE": "connection failed: the other end hung up before there was an HTTP/2 connection",
 }
 _INTERNAL: Final = "envoy://"
 _REFUSALS: Final = tuple(f"{_INTERNAL}{name}/" for name in (names.EXPLAIN_FRONT_LISTENER, names.RESET_FRONT_LISTENER))
@@ -129,6 +135,7 @@ class Line(
         """Why the connection failed, "" if it did not; says nothing of one that was open."""
         flags = self.response_flags.split(",") if self.response_flags else ()
         what = self.error or next((text for flag, text in _NOT_MADE.items() if flag in flags), "")
+        what = _SILENT.get(self._without_tunnel, what)
         if self.kind == "handshake" or self.failure:
             return ": ".join(part for part in (what, self.failure) if part)
         return what
@@ -142,7 +149,21 @@ class Line(
             return REVOKED
         if self.kind == "handshake" or "TLS" in self.failure:
             return "TLS_FAILURE"
-        return "CONNECT" if self.problem else "-"
+        return self._without_tunnel or ("CONNECT" if self.problem else "-")
+
+    @property
+    def _without_tunnel(self) -> str:
+        """The flag of a tunnel that failed without Envoy saying why: nobody answered, or somebody hung up."""
+        if (
+            self.inbound
+            or self.failure
+            or self.error
+            or not self.tunnelled
+            or "UF" not in self.response_flags.split(",")
+        ):
+            return ""
+        waited = float(self.duration.removesuffix("ms") or 0) / 1000
+        return "NETWORK_POLICY" if waited >= CONNECT_TIMEOUT_SECONDS else "H2_HANDSHAKE_FAILURE"
 
 
 def split(text: str) -> HostPort | None:

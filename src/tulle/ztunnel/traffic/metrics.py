@@ -80,6 +80,12 @@ class Metrics(Collector):
         self.dns = DnsCounters(self._registry)
         self._messages = self._counter("xds_message", "xDS responses received.", ("url",))
         self._message_bytes = self._counter("xds_message_bytes", "Bytes of resources received by xDS.", ("url",))
+        self._terminations = self._counter(
+            "xds_connection_terminations", "Streams of istiod that ended, or could not be opened.", ("reason",)
+        )
+        self._on_demand_dns = self._counter(
+            "on_demand_dns", "Endpoints looked up by host name because of a connection.", ()
+        )
         self._revoked = self._counter(
             "crl_policy_rejections", "Connections refused for a revoked certificate.", ("reporter",)
         )
@@ -105,6 +111,12 @@ class Metrics(Collector):
     def xds_message(self, type_url: str, size: int) -> None:
         self._messages.labels(type_url).inc()
         self._message_bytes.labels(type_url).inc(size)
+
+    def xds_ended(self, reason: str) -> None:
+        self._terminations.labels(reason).inc()
+
+    def on_demand_dns(self) -> None:
+        self._on_demand_dns.inc()
 
     def revoked(self, line: Line) -> None:
         """A connection was refused because of a revoked certificate."""

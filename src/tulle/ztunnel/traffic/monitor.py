@@ -26,7 +26,8 @@ _log = structlog.get_logger("tulle.ztunnel")
 class TrafficMonitor:
     """`write` takes finished lines of the access log; `netns` gives a descriptor of a pod's network namespace.
 
-    `level`: the least that the access log lets through, as a number of Python's logging.
+    `certified`: whether a local identity has a valid certificate.  `level`: the least that the access log lets through, as a
+    number of Python's logging.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class TrafficMonitor:
         write: Callable[[bytes], None],
         *,
         level: int = logging.INFO,
+        certified: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.connections = OpenConnections()
         self.metrics = Metrics()
         self._flows = Flows(configurator, network, self.metrics)
         self._netns = netns
         self._write = write
+        self._certified = certified
         self.level = level
         self._watch = PolicyWatch(configurator.access, self.connections, self._close)
         self.revoked = RevocationWatch(self.connections, lambda: configurator.pods, self._tunnels, self._destroy)
@@ -102,13 +105,18 @@ class TrafficMonitor:
 
     def _never_opened(self, line: Line) -> tuple[Flow, Ended, str]:
         """What is known of a connection that failed or was refused, counted as such."""
-        flow, flag = self._flows.of(line), line.failure_flag
+        flow, flag = self._flows.of(line), self._flag(line)
         flow.opened.connections += 1
         counts = self.metrics.ended(flow.labels, flag)
         counts.failed += flag != "-"
         if flag == REVOKED:
             self.metrics.revoked(line)
         return flow, counts, line.problem
+
+    def _flag(self, line: Line) -> str:
+        """Why it failed; a client without a certificate cannot have failed for another reason."""
+        flag, ours = line.failure_flag, not line.inbound and line.tunnelled
+        return "IDENTITY_ERROR" if flag != "-" and ours and not self._certified(line.source_identity) else flag
 
     def _close(self, pod: str, connections: Sequence[Connection]) -> None:
         self._destroy(pod, [connection.ends for connection in connections if connection.ends is not None])
