@@ -71,7 +71,9 @@ def api_server(*, crds: bool = False) -> Iterator[Api]:
 @contextmanager
 def istiod(api: Api) -> Iterator[Istiod]:
     """An istiod that follows that API; it is serving proxies when this returns."""
-    ports = {name: free_port() for name in ("XDS_PORT", "PLAINTEXT_XDS_PORT", "WEBHOOK_PORT", "HTTP_PORT", "METRICS_PORT")}
+    ports = {
+        name: free_port() for name in ("XDS_PORT", "PLAINTEXT_XDS_PORT", "WEBHOOK_PORT", "HTTP_PORT", "METRICS_PORT")
+    }
     settings = {name: str(port) for name, port in ports.items()}
     environment = {**os.environ, **settings, "KUBECONFIG": api.kubeconfig, "LISTEN_ADDRESS": "127.0.0.1"}
     with (api.state / "istiod.log").open("wb") as log:

@@ -145,3 +145,23 @@ async def test_open_connections_follow_policy(fresh: Node, protocol: Any) -> Non
         fresh.istiod.policy("hello", "deny", "DENY", [[match]], scope="NAMESPACE")
         await asyncio.sleep(0.4)
         assert await allowed.goes_on()
+
+
+async def test_what_a_waypoint_sends_to_a_service_of_its_own_does_not_come_back(fresh: Node) -> None:
+    """Neither by its service nor by its address: it goes on to the endpoint, with the waypoint's identity."""
+    gateway, own = "hello/gate.hello.svc.cluster.local", fresh.lab.pods["hello-1"].ip
+    by_service = workload_pb2.GatewayAddress(hbone_mtls_port=15008)
+    by_service.hostname.namespace, by_service.hostname.hostname = gateway.split("/")
+    at = workload_pb2.NetworkAddress(address=socket.inet_aton(own))
+    by_address = workload_pb2.GatewayAddress(address=at, hbone_mtls_port=15008)
+    fresh.istiod.service("hello", "gate", "10.96.0.8", {15008: 15008})
+    hello(fresh, services={gateway: {15008: 15008}}, application_tunnel=tunnel(workload_pb2.ApplicationTunnel.PROXY))
+    backend = {"web/behind.web.svc.cluster.local": {80: 5000}}
+    fresh.istiod.workload("web-1", "web", fresh.lab.pods["web-1"].ip, services=backend, waypoint=by_service)
+    for reference in (by_service, by_address):
+        fresh.istiod.service("web", "behind", "10.96.0.9", {80: 5000}, waypoint=reference)
+        await fresh.settled()
+        for url in ("http://10.96.0.9/x", f"http://{fresh.lab.pods['web-1'].ip}:5000/x"):
+            answer = await fresh.curl("hello-1", url)
+            assert answer.out.startswith("web-1 got GET /x"), answer
+            assert answer.out.endswith(own)

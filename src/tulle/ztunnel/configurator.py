@@ -145,11 +145,14 @@ class Configurator:
         """Forget a pod.  Raises KeyError for one that is not there."""
         self.version += 1
         del self.pods[uid]
-        del self.access[uid]
+        was_waypoint = self.access.pop(uid).is_waypoint
         self._looked_at.forget(uid)
         for kind in ("outbound", "plaintext", "hbone"):
             self.listeners.remove(names.listener(uid, kind))
         self.routes.remove(names.routes(uid))
+        if was_waypoint:
+            for name in [one for one in self.destinations if f"@{uid}|" in one]:
+                self._unwanted(name)
 
     def listener_names(self, uid: str, *, with_certificate: bool) -> frozenset[str]:
         """The listeners that serve a pod; the one for tunnels opens only with the pod's certificate."""
@@ -165,15 +168,17 @@ class Configurator:
         self.listeners.set(plaintext.name, plaintext)
         table = route_table(names.routes(pod.uid), now.access)
         self.routes.set(table.name, table)
-        if before is not None and before.access.addresses != now.access.addresses:
+        if before is not None and (
+            before.access.addresses != now.access.addresses or before.is_waypoint != now.is_waypoint
+        ):
             self._write_outbound(pod)
         if before is None or before.access != now.access:
             for changed in self._access_changed:
                 changed(pod.uid)
 
     def _write_outbound(self, pod: LocalPod) -> None:
-        own = self.access[pod.uid].access.addresses
-        outbound = outbound_listener(pod, own, self._prefixes)
+        local = self.access[pod.uid]
+        outbound = outbound_listener(pod, local.access.addresses, self._prefixes, is_waypoint=local.is_waypoint)
         self.listeners.set(outbound.name, outbound)
 
     # -- destinations in use ------------------------------------------------------------------------------------------
@@ -197,7 +202,8 @@ class Configurator:
         target = names.parse_destination(name)
         if target is None:
             return
-        now = decide(self.mesh, self._here, target)
+        local = self.access.get(target.caller)
+        now = decide(self.mesh, self._here, target, local.workload if local is not None else None)
         self._looked_at.note(name, now.looked_at)
         unknown = [host for host in now.hosts if host not in self.mesh.hosts]
         if unknown:

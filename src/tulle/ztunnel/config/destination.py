@@ -81,21 +81,24 @@ class Here:
     pod: tuple[str, str] = ("", "")
 
 
-def decide(mesh: Mesh, here: Here, target: Target) -> Destination:
-    """What to do with a connection to `target`."""
-    return _Decision(mesh, here, target).decide()
+def decide(mesh: Mesh, here: Here, target: Target, caller: Workload | None = None) -> Destination:
+    """What to do with a connection to `target`; `caller` is the client, if it is a waypoint itself."""
+    return _Decision(mesh, here, target, caller).decide()
 
 
 class _Decision:
     """One run through the tree, noting what it looks at."""
 
-    def __init__(self, mesh: Mesh, here: Here, target: Target) -> None:
+    def __init__(self, mesh: Mesh, here: Here, target: Target, caller: Workload | None) -> None:
         self._mesh = mesh
         self._here = here
         self._target = target
+        self._caller = caller
         self._looked_at: set[Key] = set()
         self._elsewhere: set[str] = set()
         """Networks in which there would be endpoints."""
+        if caller is not None:
+            self._looked_at.add(pod_key(caller.namespace, caller.name))
 
     def decide(self) -> Destination:
         at = NetworkAddress(self._here.network, self._target.address)
@@ -112,7 +115,7 @@ class _Decision:
 
     def _to_workload(self, workload: Workload) -> Destination:
         wanted = self._target.where
-        if workload.waypoint is not None:
+        if workload.waypoint is not None and not self._is_caller(workload.waypoint):
             hops = self._gateway(workload.waypoint, wanted, ())
             if not hops:
                 return self._refuse(f"waypoint of workload {workload.uid} has no endpoint{self._why()}")
@@ -129,7 +132,7 @@ class _Decision:
             return self._refuse(f"service {service.key} is asked for without a port", service)
         port = service.port(self._target.port)
         explain = service.explain_refusals and port is not None and port.is_http
-        if service.waypoints:
+        if service.waypoints and not any(self._is_caller(ref) for ref, _ in service.waypoints):
             return self._to_waypoint(service, explain)
         if service.mode is Mode.PASSTHROUGH:
             return self._mesh_hops([[self._plain(self._target.address, self._target.port, None)]], service)
@@ -252,6 +255,17 @@ class _Decision:
             hop = self._gateway_hop(workload, port, wanted, service.subject_alt_names)
             ranked.setdefault(rank, []).append(hop)
         return [ranked[rank] for rank in sorted(ranked)]
+
+    def _is_caller(self, ref: GatewayRef) -> bool:
+        """Whether the client is that waypoint, and sends on what came to it (spec D2, 4)."""
+        caller, address = self._caller, ref.address
+        if caller is None:
+            return False
+        if address is not None and address.network == caller.network and address.address in caller.addresses:
+            return True
+        service = self._mesh.service_at(address, self._target.namespace) if address is not None else None
+        key = service.key if service is not None else ref.service
+        return key is not None and caller.ports_of(key) is not None
 
     def _gateway_hop(self, workload: Workload, port: int, wanted: str, names: tuple[str, ...]) -> Hop:
         identities = (workload.identity, *names)

@@ -19,6 +19,11 @@ class LocalAccess:
     workload: Workload | None
     looked_at: frozenset[Key]
 
+    @property
+    def is_waypoint(self) -> bool:
+        """Whether the app takes tunnels as a waypoint does, so that what it sends on must not come back to it."""
+        return self.access.tunnel is not None
+
 
 def local_access(mesh: Mesh, pod: LocalPod) -> LocalAccess:
     """The access to `pod` as the mesh stands now."""

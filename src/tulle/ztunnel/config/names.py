@@ -78,12 +78,14 @@ def authority(address: Address, port: int) -> str:
 class Target:
     """What a client of one namespace connects to; the name of its cluster.
 
-    An address of a service with a port, or (`port` None) any port of an address that is no service's.
+    An address of a service with a port, or (`port` None) any port of an address that is no service's.  `caller`: the uid of a
+    client that is a waypoint itself, which has destinations of its own.
     """
 
     namespace: str
     address: Address
     port: int | None
+    caller: str = ""
 
     @property
     def where(self) -> str:
@@ -92,28 +94,33 @@ class Target:
 
     @property
     def cluster(self) -> str:
-        return f"{_DIRECT if self.port is None else _SERVICE}|{self.namespace}|{self.where}"
+        return f"{_DIRECT if self.port is None else _SERVICE}|{_client(self.namespace, self.caller)}|{self.where}"
 
 
-def service_format(namespace: str) -> str:
+def service_format(namespace: str, caller: str = "") -> str:
     """The format string that yields the cluster of a connection of a client in `namespace` to a service."""
-    return f"{_SERVICE}|{namespace}|%DOWNSTREAM_LOCAL_ADDRESS%"
+    return f"{_SERVICE}|{_client(namespace, caller)}|%DOWNSTREAM_LOCAL_ADDRESS%"
 
 
-def direct_format(namespace: str) -> str:
+def direct_format(namespace: str, caller: str = "") -> str:
     """The format string that yields the cluster of a connection of a client in `namespace` to any other address."""
-    return f"{_DIRECT}|{namespace}|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"
+    return f"{_DIRECT}|{_client(namespace, caller)}|%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"
+
+
+def _client(namespace: str, caller: str) -> str:
+    return f"{namespace}@{caller}" if caller else namespace
 
 
 def parse_destination(cluster: str) -> Target | None:
     """The target that a cluster's name stands for, None for any other name."""
     kind, _, rest = cluster.partition("|")
-    namespace, _, where = rest.partition("|")
+    client, _, where = rest.partition("|")
+    namespace, _, caller = client.partition("@")
     host, _, port = where.rpartition(":") if kind == _SERVICE else (where, "", "")
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
         if kind == _DIRECT:
-            return Target(namespace, address, None)
-        return Target(namespace, address, int(port)) if kind == _SERVICE else None
+            return Target(namespace, address, None, caller)
+        return Target(namespace, address, int(port), caller) if kind == _SERVICE else None
     except ValueError:
         return None

@@ -35,15 +35,19 @@ _CONNECT_ATTEMPTS: Final = 3
 _RETRY_SECONDS: Final = 0.03
 
 
-def outbound_listener(pod: LocalPod, addresses: Iterable[Address], mesh: Prefixes) -> listener_pb2.Listener:
+def outbound_listener(
+    pod: LocalPod, addresses: Iterable[Address], mesh: Prefixes, *, is_waypoint: bool = False
+) -> listener_pb2.Listener:
     """Takes what the pod sends: to the mesh by the cluster named after the destination, anywhere else onwards.
 
     `addresses` are the pod's own; what comes to one of the proxy's own ports there came to the proxy by mistake.
+    `is_waypoint`: it has destinations of its own, which do not lead back to it.
     """
     listener = _listener(pod, "outbound", names.OUTBOUND_PORT)
     listener.listener_filters.append(network.original_destination())
-    services = names.service_format(pod.namespace), "%UPSTREAM_HOST_NAMES_ATTEMPTED%"
-    direct = names.direct_format(pod.namespace), "%DOWNSTREAM_LOCAL_ADDRESS%"
+    caller = pod.uid if is_waypoint else ""
+    services = names.service_format(pod.namespace, caller), "%UPSTREAM_HOST_NAMES_ATTEMPTED%"
+    direct = names.direct_format(pod.namespace, caller), "%DOWNSTREAM_LOCAL_ADDRESS%"
     listener.filter_chains.extend(
         [
             _mesh_chain(pod, _SERVICE_CHAIN, *services),
