@@ -560,3 +560,26 @@ def test_without_a_nearest_miss_none_is_spoken_of() -> None:
     bare = "{kind: Pod, metadata: {name: bare, namespace: hello}, spec: {containers: [{name: bare}]}}"
     report = ask(scene(STRICT, bare), client="outside", url="http://bare.hello.pod:8080/")
     assert report.last == "No single policy, label or waypoint that was tried allows it."
+
+
+POD_WAYPOINT = """
+kind: Gateway
+apiVersion: gateway.networking.k8s.io/v1
+metadata: {name: waypoint, namespace: hello, labels: {istio.io/waypoint-for: all}}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+kind: Pod
+apiVersion: v1
+metadata: {name: bare, namespace: hello, labels: {istio.io/use-waypoint: waypoint}}
+spec: {containers: [{name: bare}]}
+"""
+
+
+def test_a_waypoint_for_pods_reads_every_port_of_theirs() -> None:
+    gateway = [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}]
+    posts = policy("posts", {"targetRefs": gateway, "rules": [rule(methods=["POST"])]})
+    url = "http://bare.hello.pod:4711/"
+    assert ask(scene(POD_WAYPOINT, posts), url=url).sees.code == "403"
+    assert ask(scene(POD_WAYPOINT, posts), method="POST", url=url).allowed

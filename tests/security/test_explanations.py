@@ -115,3 +115,23 @@ def test_without_an_allow_the_denies_that_were_asked_are_shown() -> None:
 def test_addresses_are_read_alike_fast_and_slow(text: str) -> None:
     slow = read_address(text)
     assert address_bits(text) == (None if slow is None else (slow.version, int(slow)))
+
+
+def test_how_many_fields_are_missing_is_counted() -> None:
+    """In each group that fails, those of its nearest entry."""
+    source = {"namespaces": ["b"], "principals": ["x"], "notNamespaces": ["c"]}
+    rule = {"from": [{"source": source}], "to": [{"operation": {"ports": ["80"]}}, {"operation": {"methods": ["GET"]}}]}
+    compiled = CompiledPolicy(world.policy({"rules": [rule]}), ANY)
+    assert compiled.trace(Facts(world.client("a/x"), method="PUT")).failing == 3
+    assert compiled.trace(Facts(world.client("b/x"), method="GET")).failing == 1
+    trace = compiled.trace(Facts(world.client("b/x"), method="PUT"))
+    assert (trace.failing, trace.note) == (2, "")
+
+
+def test_a_waypoint_says_whose_policies_it_looked_for() -> None:
+    to_service = world.request("a/x", via=world.WAYPOINT, to=world.service(world.workload()))
+    to_pod = world.request("a/x", via=world.WAYPOINT)
+    reasons = [decide(PolicySet(MeshSettings()), one).hops[0].reason for one in (to_service, to_pod)]
+    assert reasons == [
+        f"no ALLOW policy applies for this {what} and no DENY matches" for what in ("Service", "workload")
+    ]

@@ -218,12 +218,12 @@ class Mesh:
     # -- what a client does
 
     @contextlib.asynccontextmanager
-    async def tunnel(self, identity: Identity, port: int) -> AsyncIterator[hbone.Tunnel]:
+    async def tunnel(self, identity: Identity, port: int, address: str = VIP) -> AsyncIterator[hbone.Tunnel]:
         if identity not in self._contexts:
             self._contexts[identity] = self.workloads.tls(identity, server=False)
         async with hbone.Client.connect(self.place.inside, 15008, self._contexts[identity]) as client:
             assert client.peer == WAYPOINT.spiffe
-            yield await client.tunnel(f"{VIP}:{port}")
+            yield await client.tunnel(f"{address}:{port}")
 
     async def get(
         self,
@@ -234,14 +234,15 @@ class Mesh:
         path: str = "/hello",
         headers: Iterable[tuple[str, str]] = (),
         host: str = "helloworld",
+        address: str = VIP,
     ) -> Answer:
         """One HTTP/1.1 request through the waypoint, exactly as written."""
         lines = [f"{method} {path} HTTP/1.1", f"host: {host}", "connection: close"]
         lines += [f"{name}: {value}" for name, value in headers]
-        return await self.raw("\r\n".join([*lines, "", ""]).encode(), identity, port)
+        return await self.raw("\r\n".join([*lines, "", ""]).encode(), identity, port, address)
 
-    async def raw(self, request: bytes, identity: Identity = TEST, port: int = HTTP) -> Answer:
-        async with self.tunnel(identity, port) as tunnel:
+    async def raw(self, request: bytes, identity: Identity = TEST, port: int = HTTP, address: str = VIP) -> Answer:
+        async with self.tunnel(identity, port, address) as tunnel:
             if tunnel.status != 200:
                 return Answer(tunnel.status, refused=True)
             await tunnel.write(request)

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.waypoint.lab import AUTO, AUTO_OPAQUE, HTTP, SERVER_FIRST, TCP, TEST, WEB, Mesh, policy, read_answer
+from tests.waypoint.lab import (
+    APP,
+    AUTO,
+    AUTO_OPAQUE,
+    HTTP,
+    SERVER_FIRST,
+    TCP,
+    TEST,
+    VIP,
+    WEB,
+    Mesh,
+    policy,
+    read_answer,
+)
+from tulle.istiod.waypoint_config.view import ANY_PORT, EndpointView, PortView, TargetView
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -17,9 +34,11 @@ pytestmark = [
 GET_ONLY = policy({"rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}, "get-only")
 
 
-async def opaque(mesh: Mesh, text: bytes, **where: object) -> bytes:
+async def opaque(mesh: Mesh, text: bytes, **where: Any) -> bytes:
     """What comes back for bytes that are not HTTP; b"" when the connection is closed instead."""
-    async with mesh.tunnel(where.get("identity", TEST), where.get("port", AUTO_OPAQUE)) as tunnel:
+    async with mesh.tunnel(
+        where.get("identity", TEST), where.get("port", AUTO_OPAQUE), where.get("address", VIP)
+    ) as tunnel:
         await tunnel.write(text)
         return await asyncio.wait_for(tunnel.reader.read(len(text)), 60)
 
@@ -103,3 +122,39 @@ async def test_a_request_cut_before_its_first_line_is_complete_is_not_passed_on_
             await tunnel.write(part)
             await asyncio.sleep(0.02)
         assert (await asyncio.wait_for(read_answer(tunnel.reader), 60)).status in (0, 403)
+
+
+# -- pods' own addresses ----------------------------------------------------------------------------------------------
+
+
+async def with_pod(mesh: Mesh, *policies: Mapping[str, Any], hbone: bool) -> str:
+    """The waypoint serves a pod too, whose address is the endpoint's; policies are for both."""
+    view = mesh.view(*policies)
+    (service,) = view.targets
+    address = mesh.place.host
+    any_port = PortView(ANY_PORT, "AUTO", (EndpointView(address, ANY_PORT, APP.spiffe, hbone),))
+    pod = TargetView("Pod", "hello", "p", "", (address,), (any_port,), service.rules)
+    await mesh.configure()
+    mesh.publish(replace(view, targets=(service, pod)))
+    await mesh.acknowledged()
+    await mesh.eventually(200, port=8080, address=address)
+    return address
+
+
+async def test_any_port_of_a_pod_is_served_and_read_as_what_it_carries(mesh: Mesh) -> None:
+    """Also a port of which some Service of the waypoint is served, and each port by itself on a kept connection."""
+    address = await with_pod(mesh, GET_ONLY, hbone=True)
+    for port in (8080, HTTP, 4711, 8080, 4711):
+        assert (await mesh.get(port=port, address=address)).status == 200
+        assert (await mesh.get(port=port, address=address, method="POST")).status == 403
+    assert {one.authority for one in mesh.endpoint.seen} == {f"{address}:{port}" for port in (8080, HTTP, 4711)}
+    assert await opaque(mesh, b"hello\n", port=4711, address=address) == b"", (
+        "an ALLOW with HTTP fields allows no bytes"
+    )
+
+
+async def test_a_pod_outside_of_the_mesh_is_dialled_at_the_port_that_was_asked_for(mesh: Mesh) -> None:
+    address = await with_pod(mesh, hbone=False)
+    assert (await mesh.get(port=8080, address=address)).status == 200
+    assert await opaque(mesh, b"hello\n", port=8081, address=address) == b"HELLO\n"
+    assert mesh.endpoint.seen == []

@@ -15,6 +15,7 @@ from tulle.istiod.index.state import ServiceState, ServiceTarget, Target, Worklo
 from tulle.istiod.index.waypoints import Waypoint
 from tulle.istiod.waypoint_config import names
 from tulle.istiod.waypoint_config.view import (
+    ANY_PORT,
     ActionRules,
     AppProtocol,
     AuthorizerView,
@@ -76,7 +77,6 @@ def service_endpoints(index: MeshIndex, key: ServiceKey) -> dict[int, tuple[Endp
 
 def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState, keys: Keys) -> TargetView:
     record = state.record
-    known = {port.target_port: port.protocol for one in state.services for port in one.ports}
     workload, view = index.view(record, state.services, state.binding), index.waypoint_view(waypoint)
     policies = index.policy_set.for_pod_ip(workload, view)
     return TargetView(
@@ -85,9 +85,7 @@ def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState, keys: 
         name=record.name,
         hostname=record.hostname,
         addresses=record.addresses,
-        ports=tuple(
-            _port(index, port, protocol, tuple(_endpoint(state, port))) for port, protocol in sorted(known.items())
-        ),
+        ports=(PortView(ANY_PORT, "AUTO", tuple(_endpoint(state, ANY_PORT))),),
         rules=rules_of(policies, index.settings, index.tokens_for(None, record.namespace, view), keys),
     )
 

@@ -77,8 +77,9 @@ def decide(policies: PolicySet, request: Request, allowing: Collection[str] = ()
         hop = _at_waypoint(gate, request, settings, notes, allowing)
         hops.append(hop)
         if not hop.allowed:
-            tls = hop.decided_by is None and not hop.policies
-            outcome = Outcome.RESET if request.http is None or tls else Outcome.FORBIDDEN
+            # What no policy decided was refused by TLS.
+            refused_by_tls = hop.decided_by is None
+            outcome = Outcome.RESET if request.http is None or refused_by_tls else Outcome.FORBIDDEN
             return Decision(False, outcome, tuple(hops), tuple(notes))
     hop = _at_ztunnel(gate, request, settings, waypoint, notes)
     hops.append(hop)
@@ -113,7 +114,7 @@ def _at_waypoint(
     found = (gate.tcp if request.http is None else gate.http).trace(facts)
     traced = [(policy, trace) for policy, trace in found if policy.provider not in allowing]
     _note_settings(traced, facts, settings, notes)
-    return _verdict(where, traced, "for this Service")
+    return _verdict(where, traced, "for this workload" if request.service is None else "for this Service")
 
 
 def _note_settings(

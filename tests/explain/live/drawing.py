@@ -163,8 +163,12 @@ _checked = _fields(methods=("GET", "P*"), paths=("/a*", "/b.css"), ports=_PORTS)
 _plain = st.tuples(st.sampled_from(("ALLOW", "DENY", "ALLOW", "DENY", "AUDIT")), _any_rules).map(
     lambda one: {"action": one[0], "rules": one[1]}
 )
-_asking = _checked.map(lambda rules: {"action": "CUSTOM", "provider": {"name": "nobody"}, "rules": rules})
-_actions = weighted((11, _plain), (1, _asking))
+_asking = st.builds(
+    lambda name, rules: {"action": "CUSTOM", "provider": {"name": name}, "rules": rules},
+    st.sampled_from(("nobody", *ground.AUTHORIZERS, *ground.AUTHORIZERS)),
+    _checked,
+)
+_actions = weighted((10, _plain), (2, _asking))
 _authorization = st.builds(lambda where, what: (where[0], {**where[1], **what}), _places, _actions)
 _modes = st.sampled_from(("UNSET", "DISABLE", "PERMISSIVE", "STRICT"))
 _peers = st.one_of(
@@ -196,7 +200,7 @@ def _cases(addresses: dict[str, str]) -> st.SearchStrategy[Case]:
     pods = [
         f"http://{addresses[pod]}:{port}"
         for pod in ("app/web", "app/bound")
-        for port in (ground.HTTP, ground.OPAQUE, ground.UNNAMED)
+        for port in (ground.HTTP, ground.OPAQUE, ground.UNNAMED, ground.UNDECLARED)
     ]
     rest = [
         "http://plain.app", "http://plain.app:9000", "http://plain.app:7000", "http://bound.app", "http://headless.app:8080",

@@ -6,7 +6,7 @@ policies let through what names the round and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,25 @@ from typing import Any
 import yaml
 
 AMBIENT = {"istio.io/dataplane-mode": "ambient"}
-HTTP, OPAQUE, UNNAMED = 8080, 9090, 7070
-"""Ports of every server pod; its Services declare them http, tcp and not at all."""
+HTTP, OPAQUE, UNNAMED, UNDECLARED = 8080, 9090, 7070, 6060
+"""Ports of every server pod; its Services declare them http, tcp, without saying what they carry, and not at all."""
+AUTHORIZERS = {"yes": (9201, 200), "no": (9202, 403)}
+"""External authorizers, by what they answer: port and status."""
 ROUNDS = 500
 FIRST_ROUND_PORT = 20000
 """The canary answers on one port for each of so many rounds."""
 CLIENTS = ("one/alice", "one/default", "two/default", "legacy/default")
 PLAIN = "legacy/default"
 _LABEL = "istio.io/use-waypoint"
+
+
+def providers() -> list[dict[str, Any]]:
+    """The authorizers as the mesh configuration has them."""
+    host = "authorizer.legacy.svc.cluster.local"
+    return [
+        {"name": name, "envoyExtAuthzHttp": {"service": host, "port": port, "timeout": "5s"}}
+        for name, (port, _) in AUTHORIZERS.items()
+    ]
 
 
 def manifests() -> str:
@@ -44,6 +55,15 @@ def _objects() -> Iterator[dict[str, Any]]:
     yield from _server("bound", "app", {}, pod_labels={_LABEL: "waypoint"})
     yield from _server("web", "lab", {})
     yield from _server("old", "legacy", {})
+    verdicts = [f"{port}={status}" for port, status in AUTHORIZERS.values()]
+    yield _serving("authorizer", "legacy", {"app": "authorizer"}, verdicts)
+    yield {
+        **_object("Service", "authorizer", "legacy"),
+        "spec": {
+            "selector": {"app": "authorizer"},
+            "ports": [{"name": f"http-{name}", "port": port} for name, (port, _) in AUTHORIZERS.items()],
+        },
+    }
     yield _service("headless", "app", "web", {}, clusterIP="None")
     yield _service("empty", "app", "nothing", {})
     yield _gateway("app", "all")
@@ -73,7 +93,7 @@ def _pod(
     return {**_object("Pod", name, namespace, labels=dict(labels)), "spec": spec}
 
 
-def _serving(name: str, namespace: str, labels: Mapping[str, str], ports: list[int]) -> dict[str, Any]:
+def _serving(name: str, namespace: str, labels: Mapping[str, str], ports: Sequence[int | str]) -> dict[str, Any]:
     program = Path(__file__).with_name("app.py").read_text(encoding="utf-8")
     command = ["python", "-S", "-c", program, *map(str, ports)]
     return _pod(name, namespace, labels, {"image": "mccutchen/go-httpbin", "command": command})
@@ -83,7 +103,7 @@ def _server(
     name: str, namespace: str, labels: Mapping[str, str], pod_labels: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
     own = {"app": name, "tier": "back" if name == "plain" else "front", **(pod_labels or {})}
-    yield _serving(name, namespace, own, [HTTP, OPAQUE, UNNAMED])
+    yield _serving(name, namespace, own, [HTTP, OPAQUE, UNNAMED, UNDECLARED])
     yield _service(name, namespace, name, labels)
 
 

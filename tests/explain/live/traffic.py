@@ -38,6 +38,8 @@ _KINDS = {one.kind: one for one in (res.AUTHORIZATION_POLICIES, res.PEER_AUTHENT
 _CONFIG = res.untyped("", "v1", "configmaps", "ConfigMap", True)
 _CURL = (*["curl", "-s", "-o", "/dev/null", "-m", "5", "--path-as-is", "-w"], r"%{exitcode} %{http_code} %{errormsg}\n")
 _EMPTY_REPLY = 52
+_ANSWERS = tuple((name, status == 200) for name, (_, status) in ground.AUTHORIZERS.items())
+"""What explain is told that the authorizers answer."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Traffic:
             "trustDomain": "cluster.local",
             "trustDomainAliases": [canary.alias],
             "tulle": wanted.settings,
+            "extensionProviders": ground.providers(),
         }
         await self.api.patch(_CONFIG, live.MESH_CONFIG, {"data": {"mesh": yaml.safe_dump(config)}}, ROOT)
         await self.clear()
@@ -124,7 +127,8 @@ class Traffic:
         named = (("Host", case.host), ("X-Forwarded-For", case.forwarded))
         headers += [(name, value) for name, value in named if value]
         url = case.base + case.path
-        return Ask(f"pod/curl-{account}", namespace, case.method, url, tuple(headers), self._token(case), time.time())
+        token, now = self._token(case), time.time()
+        return Ask(f"pod/curl-{account}", namespace, case.method, url, tuple(headers), token, now, _ANSWERS)
 
     def _token(self, case: Case) -> str:
         claims: dict[str, Any] = {"iss": drawing.SECURE, "sub": "s", "team": "red"}

@@ -116,16 +116,8 @@ class Target:
 
 def declared_http(state: WorkloadState, port: int) -> bool:
     """Whether some Service in front of a workload declares a target port as HTTP."""
-    return any(one.http for one in _protocols(state, port))
-
-
-def undeclared(state: WorkloadState, port: int) -> bool:
-    """Whether a Service has a target port and does not say what it carries."""
-    return Protocol.UNKNOWN in _protocols(state, port)
-
-
-def _protocols(state: WorkloadState, port: int) -> set[Protocol]:
-    return {one.protocol for service in state.services for one in service.ports if one.target_port == port}
+    ports = (one for service in state.services for one in service.ports)
+    return any(one.protocol.http for one in ports if one.target_port == port)
 
 
 # --- the client

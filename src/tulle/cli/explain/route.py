@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tulle.cli.explain.places import Client, Endpoint, Sort, Target, Via, declared_http, undeclared
+from tulle.cli.explain.places import Client, Endpoint, Sort, Target, Via, declared_http
 from tulle.cli.explain.world import World
 from tulle.cni import enrolment as capture
 from tulle.istiod.index import labels as names
@@ -123,7 +123,8 @@ def _leg(
     waypoint = _through(world, client, target, binding)
     by_service = target.via is Via.SERVICE and target.service is not None
     http = target.http if by_service else declared_http(endpoint.state, endpoint.port)
-    read = http or (target.undeclared if by_service else undeclared(endpoint.state, endpoint.port))
+    # What is addressed to a pod is read where it looks like HTTP, whatever its Services declare (D4).
+    read = http or target.undeclared or not by_service
     request = Request(
         client=client.identity,
         workload=index.view(record, endpoint.state.services, endpoint.state.binding),

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from tulle.envoy import network
 from tulle.envoy.wire import extension, from_ads, pack, seconds
 from tulle.istiod.waypoint_config import authorizers, logs, names, rbac
-from tulle.istiod.waypoint_config.view import PortView, TargetView, WaypointConfigView
+from tulle.istiod.waypoint_config.view import ANY_PORT, PortView, TargetView, WaypointConfigView
 
 _HTTP = ("http/1.0", "http/1.1", "h2c")
 """What the first bytes of a connection are called when they are HTTP."""
@@ -60,7 +60,8 @@ def of_port(view: WaypointConfigView, target: TargetView, port: PortView) -> lis
 
 def _chain(name: str, target: TargetView, port: PortView) -> listener_components_pb2.FilterChain:
     chain = listener_components_pb2.FilterChain(name=name)
-    chain.filter_chain_match.destination_port.value = port.port
+    if port.port != ANY_PORT:
+        chain.filter_chain_match.destination_port.value = port.port
     for address in target.addresses:
         prefix = chain.filter_chain_match.prefix_ranges.add(address_prefix=address)
         prefix.prefix_len.value = 128 if ":" in address else 32

@@ -19,6 +19,7 @@ from tulle.envoy.tls import internal_upstream, one_client, plaintext
 from tulle.envoy.wire import from_ads, pack, seconds
 from tulle.istiod.waypoint_config import names
 from tulle.istiod.waypoint_config.view import (
+    ANY_PORT,
     AuthorizerView,
     EndpointView,
     PortView,
@@ -36,10 +37,10 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _HBONE, _PLAIN = "hbone", "plaintext"
 
 
-def main_internal() -> cluster_pb2.Cluster:
-    """From the terminated tunnel to the listener where the request inside it is read."""
-    inside = Endpoint(internal_address(names.MAIN_INTERNAL))
-    return static_cluster(names.MAIN_INTERNAL, [[inside]], transports=[("inside", internal_upstream())])
+def inward(listener: str) -> cluster_pb2.Cluster:
+    """From the terminated tunnel to a listener where the request inside it is read."""
+    inside = Endpoint(internal_address(listener))
+    return static_cluster(listener, [[inside]], transports=[("inside", internal_upstream())])
 
 
 def connect_originate(view: WaypointConfigView) -> cluster_pb2.Cluster:
@@ -52,7 +53,9 @@ def connect_originate(view: WaypointConfigView) -> cluster_pb2.Cluster:
 
 def for_port(target: TargetView, port: PortView) -> cluster_pb2.Cluster:
     """The cluster of one port of a target; its endpoints come by EDS, so that a pod's coming and going changes nothing here."""
-    cluster = _by_eds(names.target_port(target, port.port))
+    name = names.target_port(target, port.port)
+    outside = port.port == ANY_PORT and not any(endpoint.hbone for endpoint in port.endpoints)
+    cluster = original_destination_cluster(name) if outside else _by_eds(name)
     if port.protocol != "TCP":
         same = http_protocol_options_pb2.HttpProtocolOptions()
         same.use_downstream_protocol_config.http_protocol_options.SetInParent()
@@ -102,9 +105,8 @@ def _load(name: str, found: Iterable[EndpointView], *, explain: bool) -> endpoin
 
 
 def _endpoint(endpoint: EndpointView, explain: bool) -> endpoint_components_pb2.LbEndpoint:
-    where = (
-        f"[{endpoint.address}]:{endpoint.port}" if ":" in endpoint.address else f"{endpoint.address}:{endpoint.port}"
-    )
+    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    where = address if endpoint.port == ANY_PORT else f"{address}:{endpoint.port}"
     if not endpoint.hbone:
         return Endpoint(tcp_address(endpoint.address, endpoint.port), transport=_PLAIN).message()
     facts = (
@@ -113,5 +115,7 @@ def _endpoint(endpoint: EndpointView, explain: bool) -> endpoint_components_pb2.
         ("refusals", _IN_TUNNEL if explain else _BY_STATUS),
     )
     made = Endpoint(internal_address(names.CONNECT_ORIGINATE, where), transport=_HBONE, metadata=facts).message()
-    made.metadata.filter_metadata[_ORIGINAL_DST].update({"local": where})
+    if endpoint.port != ANY_PORT:
+        # For any port it is what the tunnel was asked for, which comes along as filter state.
+        made.metadata.filter_metadata[_ORIGINAL_DST].update({"local": where})
     return made

@@ -7,7 +7,7 @@ identity, and picks an endpoint. `connect_originate` puts the tunnel on again, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
@@ -21,7 +21,7 @@ from tulle.envoy.tls import mutual_server
 from tulle.envoy.wire import pack, seconds
 from tulle.istiod.waypoint_config import chains, names
 from tulle.istiod.waypoint_config.clusters import HBONE_PORT, REFUSAL_HEADER
-from tulle.istiod.waypoint_config.view import WaypointConfigView
+from tulle.istiod.waypoint_config.view import ANY_PORT, PortView, WaypointConfigView
 
 _SAN_OVERRIDE = "envoy.network.upstream_subject_alt_names"
 _LOCAL_IP = "envoy.filters.listener.original_dst.local_ip"
@@ -31,9 +31,9 @@ _SILENCE = 5.0
 which the server speaks first."""
 
 
-def connect_terminate(view: WaypointConfigView) -> listener_pb2.Listener:
-    """HBONE in on port 15008."""
-    hand_over = filter_state.http_filter(
+def handed_over(*, onward: bool = False) -> tuple[Value, ...]:
+    """What a tunnel hands to the request inside it. `onward`: the address asked for goes with it to the endpoint."""
+    return (
         Value(names.PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%", factory="envoy.string", upstream="ONCE"),
         Value(
             names.PEER_ADDRESS,
@@ -41,9 +41,14 @@ def connect_terminate(view: WaypointConfigView) -> listener_pb2.Listener:
             factory="envoy.network.ip",
             upstream="ONCE",
         ),
-        Value(_LOCAL_IP, "%REQ(:AUTHORITY)%", factory=_LOCAL_IP, upstream="ONCE"),
+        Value(_LOCAL_IP, "%REQ(:AUTHORITY)%", factory=_LOCAL_IP, upstream="TRANSITIVE" if onward else "ONCE"),
         Value(_REMOTE_IP, "%DOWNSTREAM_REMOTE_ADDRESS%", factory=_REMOTE_IP, upstream="ONCE"),
     )
+
+
+def connect_terminate(view: WaypointConfigView) -> listener_pb2.Listener:
+    """HBONE in on port 15008."""
+    hand_over = filter_state.http_filter(*handed_over())
     manager = Http(stat_prefix=names.CONNECT_TERMINATE, routes=names.CONNECT_TERMINATE, filters=(hand_over,))
     chain = listener_components_pb2.FilterChain(
         name=names.CONNECT_TERMINATE,
@@ -60,15 +65,25 @@ def connect_terminate(view: WaypointConfigView) -> listener_pb2.Listener:
 
 
 def main_internal(view: WaypointConfigView) -> listener_pb2.Listener:
-    """The request in plain: the chains of every target port; an address that none of them serves is closed."""
+    """The request in plain: the chains of every Service's ports; an address that none of them serves is closed."""
+    return _main(view, names.MAIN_INTERNAL, lambda port: port.port != ANY_PORT)
+
+
+def main_pods(view: WaypointConfigView) -> listener_pb2.Listener:
+    """The same for what is addressed to pods. A listener of its own, as Envoy looks no further than the chains for a port if
+    there are any."""
+    return _main(view, names.MAIN_PODS, lambda port: port.port == ANY_PORT)
+
+
+def _main(view: WaypointConfigView, name: str, here: Callable[[PortView], bool]) -> listener_pb2.Listener:
     listener = listener_pb2.Listener(
-        name=names.MAIN_INTERNAL,
+        name=name,
         internal_listener=listener_pb2.Listener.InternalListenerConfig(),
         listener_filters=[network.original_destination()],
     )
     unknown: set[int] = set()
     for target in view.targets:
-        for port in target.ports if target.addresses else ():
+        for port in filter(here, target.ports if target.addresses else ()):
             listener.filter_chains.extend(chains.of_port(view, target, port))
             if port.protocol == "AUTO":
                 unknown.add(port.port)
@@ -84,6 +99,8 @@ def _look_for_http(ports: Sequence[int]) -> listener_components_pb2.ListenerFilt
     inspector = listener_components_pb2.ListenerFilter(
         name="envoy.filters.listener.http_inspector", typed_config=pack(http_inspector_pb2.HttpInspector())
     )
+    if ANY_PORT in ports:
+        return inspector
     wanted = [listener_components_pb2.ListenerFilterChainMatchPredicate() for _ in ports]
     for predicate, port in zip(wanted, ports, strict=True):
         predicate.destination_port_range.start, predicate.destination_port_range.end = port, port + 1

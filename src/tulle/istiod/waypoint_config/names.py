@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tulle.istiod.waypoint_config.view import TargetView
+from tulle.istiod.waypoint_config.view import ANY_PORT, TargetView
 
 LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
 ROUTE_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
@@ -14,6 +14,8 @@ CONNECT_TERMINATE = "connect_terminate"
 """The HBONE listener on port 15008, and the route configuration that says which authorities this waypoint serves."""
 MAIN_INTERNAL = "main_internal"
 """The internal listener where requests are seen in plain and policy is decided."""
+MAIN_PODS = "main_pods"
+"""The internal listener where requests to pods' own addresses are seen in plain, on any port."""
 CONNECT_ORIGINATE = "connect_originate"
 """The internal listener and the cluster that carry a request onward over HBONE."""
 PEER_PRINCIPAL = "tulle.peer_principal"
@@ -47,7 +49,7 @@ def target(view: TargetView) -> str:
 
 def target_port(view: TargetView, port: int) -> str:
     """The name shared by the filter chain, route configuration, cluster and endpoints of one port of a target."""
-    return f"{target(view)}|{port}"
+    return f"{target(view)}|{'*' if port == ANY_PORT else port}"
 
 
 def tokens(view: TargetView) -> str:

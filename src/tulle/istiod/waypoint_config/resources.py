@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from tulle.envoy.wire import extension
 from tulle.istiod.waypoint_config import authorizers, clusters, listeners, names, routes, tokens
-from tulle.istiod.waypoint_config.view import PortView, TargetView, WaypointConfigView
+from tulle.istiod.waypoint_config.view import ANY_PORT, PortView, TargetView, WaypointConfigView
 
 TYPES = (
     names.CLUSTER_TYPE,
@@ -56,9 +56,9 @@ def _ports(view: WaypointConfigView) -> Iterator[tuple[TargetView, PortView]]:
 def _listeners(view: WaypointConfigView) -> Iterator[Any]:
     yield listeners.connect_terminate(view)
     yield listeners.connect_originate()
-    main = listeners.main_internal(view)
-    if main.filter_chains:
-        yield main
+    for main in (listeners.main_internal(view), listeners.main_pods(view)):
+        if main.filter_chains:
+            yield main
 
 
 def _routes(view: WaypointConfigView) -> Iterator[Any]:
@@ -69,7 +69,9 @@ def _routes(view: WaypointConfigView) -> Iterator[Any]:
 
 
 def _clusters(view: WaypointConfigView) -> Iterator[Any]:
-    yield clusters.main_internal()
+    yield clusters.inward(names.MAIN_INTERNAL)
+    if any(port.port == ANY_PORT for _, port in _ports(view)):
+        yield clusters.inward(names.MAIN_PODS)
     yield clusters.connect_originate(view)
     for target, port in _ports(view):
         yield clusters.for_port(target, port)

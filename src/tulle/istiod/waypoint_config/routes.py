@@ -6,12 +6,14 @@ none, where a changed listener would drain them. Which route a request takes dep
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from tulle.envoy import matching, routes
 from tulle.envoy.wire import seconds
-from tulle.istiod.waypoint_config import filing, names, rbac
-from tulle.istiod.waypoint_config.view import ActionRules, PortView, TargetView, WaypointConfigView
+from tulle.istiod.waypoint_config import filing, listeners, names, rbac
+from tulle.istiod.waypoint_config.view import ANY_PORT, ActionRules, PortView, TargetView, WaypointConfigView
 
 _RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled"
 """Upstream's default for mesh traffic: only failures where the request was surely not handled."""
@@ -19,9 +21,8 @@ _RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled"
 
 def connect_terminate(view: WaypointConfigView) -> route_pb2.RouteConfiguration:
     """Accept CONNECT to the addresses this waypoint serves and to nothing else (spec D4, last line)."""
-    served = sorted(
-        f"{_bracketed(address)}:{port.port}" for t in view.targets for address in t.addresses for port in t.ports
-    )
+    served = _authorities(view, lambda port: port.port != ANY_PORT)
+    pods = _authorities(view, lambda port: port.port == ANY_PORT)
     refused = routes.refuse_connect("unserved", 404)
     refused.direct_response.body.inline_string = "this waypoint does not serve the requested address"
     not_connect = routes.answer("not a CONNECT request", 400, "only CONNECT is spoken on this port")
@@ -30,7 +31,20 @@ def connect_terminate(view: WaypointConfigView) -> route_pb2.RouteConfiguration:
     if served:
         inward = routes.terminate_connect("served", names.MAIN_INTERNAL)
         table.virtual_hosts.add(name="served", domains=served, routes=[inward, not_connect])
+    if pods:
+        inward = routes.terminate_connect("pods", names.MAIN_PODS)
+        routes.with_filter_state(inward, *listeners.handed_over(onward=True))
+        table.virtual_hosts.add(name="pods", domains=pods, routes=[inward, not_connect])
     return table
+
+
+def _authorities(view: WaypointConfigView, wanted: Callable[[PortView], bool]) -> list[str]:
+    return sorted(
+        f"{_bracketed(address)}:{'*' if port.port == ANY_PORT else port.port}"
+        for target in view.targets
+        for address in target.addresses
+        for port in filter(wanted, target.ports)
+    )
 
 
 def _bracketed(address: str) -> str:

@@ -73,10 +73,15 @@ class PolicyRules:
     no_authorizer: str = ""
 
 
+ANY_PORT = 0
+"""The number of a port that stands for all of them: what is addressed to a pod may go to any of its ports, declared or not."""
+
+
 @dataclass(frozen=True)
 class PortView:
     """A port of a target as clients dial it, and the endpoints behind it (only those that may be used now).
 
+    `ANY_PORT` is for workloads, is read as AUTO and leads to whichever port of its one endpoint was dialled.
     `explain`: a refusal by an endpoint's node proxy is passed to the client as an HTTP answer that gives the reason.
     """
 
