@@ -110,6 +110,10 @@ def test_ingress_skips_the_waypoint() -> None:
         scene(ENROLLED, INGRESS, targeting("nobody", rule(principals=["x/ns/x/sa/y"]))), client="pod/ingress-0"
     )
     assert report.allowed
+    assert (
+        "waypoint hello/waypoint is skipped: pod test/ingress-0, an ingress gateway, with a proxy of its own, goes to"
+        in str(report.findings)
+    )
     assert "ingress-skips-waypoint" in ids(report)
     assert "kubectl label service helloworld -n hello istio.io/ingress-use-waypoint=true" in commands(report)
     assert report.change is not None
@@ -347,6 +351,11 @@ metadata:
     assert report.sees.code == "403"
     assert "cross-namespace-waypoint" in ids(report)
     assert any(row.destination == "waypoint infra/waypoint" for row in report.hops)
+    gateway = [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}]
+    astray = ask(scene(admitting, labelled, policy("astray", {"targetRefs": gateway})))
+    assert astray.allowed
+    assert "policy-astray" in ids(astray)
+    assert astray.last.endswith("mind what is marked ! above.")
 
 
 # 15

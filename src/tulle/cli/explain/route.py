@@ -109,7 +109,7 @@ def _detour(client: Client, target: Target, binding: Binding, through: Waypoint 
         return binding.message
     name = f"{binding.waypoint.namespace}/{binding.waypoint.name}"
     if client.sort in (Sort.GATEWAY, Sort.SIDECAR):
-        return f"waypoint {name} is skipped: a client {client.sort.value} goes to the pod directly"
+        return f"waypoint {name} is skipped: {client.what}, {client.sort.value}, goes to the pod directly"
     if not client.in_mesh:
         return f"waypoint {name} is skipped: only clients of the mesh are sent through it"
     return f"waypoint {name} is the client itself"

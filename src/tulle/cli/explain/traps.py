@@ -13,7 +13,7 @@ from tulle.cli.explain.places import Sort, Via
 from tulle.cli.explain.world import World
 from tulle.istiod.index import labels as names
 from tulle.istiod.index.records import ServiceKey
-from tulle.istiod.index.waypoints import Reason
+from tulle.istiod.index.waypoints import Reason, Waypoint
 from tulle.security.attachment import GATEWAY_GROUP, WAYPOINT_CLASS
 from tulle.security.model import Action, AuthorizationPolicy
 from tulle.security.policies import Applied, How
@@ -186,6 +186,7 @@ def binding(world: World, evaluation: Evaluation) -> Iterator[Finding]:
                 f"{world.index.waypoint_view(found.waypoint).identity.principal}"
             )
             yield note("cross-namespace-waypoint", text)
+            yield from _astray(world, service.record.namespace, found.waypoint)
         if found.canary is not None:
             canary = found.canary.waypoint
             yield note(
@@ -203,6 +204,18 @@ def binding(world: World, evaluation: Evaluation) -> Iterator[Finding]:
         yield Finding("ingress-skips-waypoint", way.detour, fix=ingress_label(world, evaluation))
     if way.target.via in (Via.POD, Via.HEADLESS) and way.waypoint is None:
         yield from _pod_address(world, evaluation)
+
+
+def _astray(world: World, namespace: str, waypoint: Waypoint) -> Iterator[Finding]:
+    """Policies for the waypoint's Gateway that stand beside the Service, where there is no such Gateway."""
+    if world.manifest("Gateway", namespace, waypoint.name) is not None:
+        return
+    for policy in world.index.policies.values():
+        if policy.meta.namespace == namespace and any(
+            (ref.group, ref.kind, ref.name) == (GATEWAY_GROUP, "Gateway", waypoint.name) for ref in policy.target_refs
+        ):
+            text = f"{policy.meta} is for Gateway {waypoint.name} in {namespace}, which does not exist: nothing enforces it"
+            yield Finding("policy-astray", text)
 
 
 def _unknown_label(world: World, namespace: str) -> Iterator[Finding]:
