@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tulle.cluster.apiserver.expiry import EventExpiry
 from tulle.cluster.store import CompactedError, Event, FutureRevisionError, Key, Record, RevisionConflictError, Store
-from tulle.cluster.store.watch import Window
+from tulle.cluster.store.watch import OVERHEAD, Window
 
 
 def fields_of(resource: str, obj: Mapping[str, Any]) -> Mapping[str, str]:
@@ -116,9 +116,9 @@ async def test_too_old_and_future_revisions_are_refused(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_the_window_holds_so_many_bytes_of_objects_and_always_the_last_event() -> None:
-    window = Window(0, most_bytes=100)
-    for revision, size in ((1, 40), (2, 40), (3, 40), (4, 500)):
+async def test_the_window_holds_so_many_bytes_and_always_the_last_event() -> None:
+    window = Window(0, most_bytes=2 * OVERHEAD + 100)
+    for revision, size in ((1, 40), (2, 40), (3, 40), (4, 2 * OVERHEAD)):
         record = Record(key("a"), revision, b"x" * size, {}, {})
         assert window.append(Event(revision, key("a"), None, record)) == {3: 1, 4: 3}.get(revision, 0)
     assert [event.revision for event in window.since("pods", 3, 4, lambda _: True)] == [4]

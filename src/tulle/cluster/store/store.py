@@ -71,6 +71,15 @@ class Store:
         labels = decoded.get("metadata", {}).get("labels") or {}
         return Record(key, revision, value, dict(labels), self._fields_of(key.resource, decoded))
 
+    def _next_record(self, before: Record | None, key: Key, revision: int, value: bytes, obj: Object) -> Record:
+        """The record after `before`. What a change leaves as it was is kept once: most of them are of a status alone."""
+        record = self._record(key, revision, value, obj)
+        if before is None:
+            return record
+        labels = before.labels if before.labels == record.labels else record.labels
+        fields = before.fields if before.fields == record.fields else record.fields
+        return Record(before.key, revision, value, labels, fields)
+
     def _event(self, entry: Entry) -> Event:
         old = None if entry.old is None else self._record(entry.key, entry.previous_revision, entry.old)
         if entry.deleted:
@@ -123,7 +132,7 @@ class Store:
         revision = self._take_revision()
         obj.setdefault("metadata", {})["resourceVersion"] = str(revision)
         value = msgspec.json.encode(obj)
-        record = self._record(key, revision, value, obj)
+        record = self._next_record(current, key, revision, value, obj)
         entry = Entry(
             revision, key, value, False, current.revision if current else 0, current.value if current else None
         )

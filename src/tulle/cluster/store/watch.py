@@ -16,6 +16,8 @@ from tulle.cluster.store.records import Event
 
 WINDOW = 10_000
 WINDOW_BYTES = 8 << 20
+OVERHEAD = 1 << 10
+"""What an event takes beside the bytes of its object, about: its records with their keys, labels and fields."""
 _WATCHER_LIMIT = 10_000
 
 
@@ -81,7 +83,7 @@ class Watcher:
 
 
 class Window:
-    """The last events, `limit` at most and not many more bytes of objects than `most_bytes`, findable per resource."""
+    """The last events, `limit` at most and not much more memory than `most_bytes`, findable per resource."""
 
     def __init__(self, compacted: int, limit: int = WINDOW, most_bytes: int = WINDOW_BYTES) -> None:
         self.compacted = compacted
@@ -117,4 +119,4 @@ class Window:
 
 def _size(event: Event) -> int:
     """What the event adds: the state before it is that of the event before."""
-    return len(event.deleted if event.new is None else event.new.value)
+    return OVERHEAD + len(event.deleted if event.new is None else event.new.value)
