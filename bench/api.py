@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,15 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.api", description=__doc__)
     parser.add_argument("--number", type=int, default=2500)
-    parser.add_argument("--quick", action="store_true", help="a few, and nothing is written")
     chosen = parser.parse_args(arguments)
-    number, watchers = (40, 5) if chosen.quick else (chosen.number, _WATCHERS)
     with server.api_server() as api:
-        result = asyncio.run(measure(api, number, watchers))
-    print(table(result), file=sys.stdout)
-    if not chosen.quick:
-        report.save("api", {"operations": result})
-        report.write("api", table(result))
+        result = asyncio.run(measure(api, chosen.number, _WATCHERS))
+    print(table(result))
+    report.save("api", {"operations": result})
+    report.write("api", table(result))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,6 +28,7 @@ from tulle.istiod.ca.callers import Caller
 from tulle.istiod.ca.impersonation import PodIndex
 from tulle.istiod.ca.limiter import RateLimiter
 from tulle.istiod.ca.service import METHOD, CertificateService
+from tulle.log import log
 from tulle.security.identity import Identity
 from tulle.xds.proto import ca_pb2
 
@@ -124,17 +124,15 @@ def table(result: dict[str, float]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    log.set_level(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m bench.certificates", description=__doc__)
     parser.add_argument("--number", type=int, default=5000)
-    parser.add_argument("--quick", action="store_true", help="a few, and nothing is written")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(100 if chosen.quick else chosen.number, Path(folder))
+        result = measure(chosen.number, Path(folder))
     print(table(result))
-    if not chosen.quick:
-        report.save("certificates", result)
-        report.write("certificates", table(result))
+    report.save("certificates", result)
+    report.write("certificates", table(result))
 
 
 if __name__ == "__main__":

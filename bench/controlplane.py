@@ -255,13 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pods", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--many", type=int, default=5_000, help="clients at once with a small mesh")
-    parser.add_argument("--quick", action="store_true", help="a small mesh, and nothing is written")
     chosen = parser.parse_args(arguments)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
-    if chosen.quick:
-        print(table([measure(Size(60, 6, 6, 2), 10, 5)]))
-        return
     large = Size(chosen.pods, 500, 500)
     results = [
         measure(large, chosen.clients, 100),

@@ -252,35 +252,48 @@ async def size(place: Place, times: int, *, pods: bool = True) -> dict[str, Any]
     return found
 
 
-async def pods_curve(mesh: Mesh, pods: Sequence[int], times: int, settle: float) -> dict[str, Any]:
-    """By the node's pods."""
-    nodes = []
+@asynccontextmanager
+async def _place(mesh: Mesh, settle: float) -> AsyncIterator[Place]:
     async with Client.from_kubeconfig(str(mesh.state / "kubeconfig")) as client:
         place = Place(mesh, client, settle)
         await place.start()
-        for number in pods:
-            have = await place.grow(number)
-            nodes.append({"number": have, **await size(place, times)})
-            print(f"{have} pods on the node", file=sys.stderr)
+        yield place
+
+
+async def pods_curve(place: Place, pods: Sequence[int], times: int) -> dict[str, Any]:
+    """By the node's pods."""
+    nodes = []
+    for number in pods:
+        have = await place.grow(number)
+        nodes.append({"number": have, **await size(place, times)})
+        print(f"{have} pods on the node", file=sys.stderr)
     return {"pods": nodes}
 
 
-async def policies_curve(mesh: Mesh, policies: Sequence[int], times: int, settle: float) -> dict[str, Any]:
+async def policies_curve(place: Place, policies: Sequence[int], times: int) -> dict[str, Any]:
     """By policies, with two pods: once for apps of their own, once all for one pod."""
     spread, stacked = [], []
-    async with Client.from_kubeconfig(str(mesh.state / "kubeconfig")) as client:
-        place = Place(mesh, client, settle)
-        await place.start()
-        for number in (number for number in policies if 0 < number <= ON_ONE_POD):
-            await place.add_policies(number, {"app": "server"})
-            stacked.append({"number": number, **await size(place, max(2, times // 4), pods=False)})
-            print(f"{number} policies for one pod", file=sys.stderr)
-        await place.remove_policies()
-        for number in policies:
-            await place.add_policies(number, None)
-            spread.append({"number": number, **await size(place, times)})
-            print(f"{number} policies for other apps", file=sys.stderr)
+    for number in (number for number in policies if 0 < number <= ON_ONE_POD):
+        await place.add_policies(number, {"app": "server"})
+        stacked.append({"number": number, **await size(place, max(2, times // 4), pods=False)})
+        print(f"{number} policies for one pod", file=sys.stderr)
+    await place.remove_policies()
+    for number in policies:
+        await place.add_policies(number, None)
+        spread.append({"number": number, **await size(place, times)})
+        print(f"{number} policies for other apps", file=sys.stderr)
     return {"spread": spread, "stacked": stacked}
+
+
+async def _alone(mesh: Mesh, curve: Callable[[Place], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async with _place(mesh, _SETTLE) as place:
+        return await curve(place)
+
+
+async def both(mesh: Mesh, pods: Sequence[int], policies: Sequence[int], times: int, settle: float) -> dict[str, Any]:
+    """Both curves in one place, the second with the pods of the first."""
+    async with _place(mesh, settle) as place:
+        return {**await pods_curve(place, pods, times), **await policies_curve(place, policies, times)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -292,20 +305,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--policies", type=int, nargs="*", default=POLICIES)
     parser.add_argument("--times", type=int, default=10, help="that each change is made")
     parser.add_argument("--only", choices=("pods", "policies"), help="one curve; the other stays as it was")
-    parser.add_argument("--quick", action="store_true", help="few and small, and nothing is written")
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONPATH", str(report.ROOT))
-    pods, policies, times = ((1, 10), (0, 10), 2) if chosen.quick else (chosen.pods, chosen.policies, chosen.times)
-    settle = 0.5 if chosen.quick else _SETTLE
+    pods, policies = tuple(chosen.pods), tuple(chosen.policies)
     private.enter()
     result = dict((chosen.only and report.load("curves")) or {})
     result.pop("machine", None)
     if chosen.only != "policies":
         with running("--profile", "istio") as mesh:
-            result |= asyncio.run(pods_curve(mesh, pods, times, settle))
+            result |= asyncio.run(_alone(mesh, lambda place: pods_curve(place, pods, chosen.times)))
     if chosen.only != "pods":
         with running("--profile", "istio") as mesh:
-            result |= asyncio.run(policies_curve(mesh, policies, times, settle))
+            result |= asyncio.run(_alone(mesh, lambda place: policies_curve(place, policies, chosen.times)))
     print(tables(result))
     if (pods, policies) == (PODS_PER_NODE, POLICIES):
         report.save("curves", result)

@@ -103,22 +103,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--policies", type=int, nargs="*", default=POLICIES, help="waypoints with so many policies each"
     )
     parser.add_argument("--only", nargs="*", help="these paths alone, by name; nothing is written")
-    parser.add_argument("--quick", action="store_true", help="one short round, and nothing is written")
     chosen = parser.parse_args(arguments)
     program = check_program(chosen.ztunnel) if chosen.ztunnel else None
-    rounds, seconds = (1, 1.0) if chosen.quick else (chosen.rounds, chosen.seconds)
-    policies = (0,) if chosen.quick else tuple(chosen.policies)
     private.enter()
     with running("--profile", "istio", "--nodes", "2") as mesh:
         if program:
             topology.replace_ztunnel(mesh, program, nodes=2)
-        with topology.paths(mesh, policies) as made:
+        with topology.paths(mesh, tuple(chosen.policies)) as made:
             made.paths = [path for path in made.paths if not chosen.only or path.name in chosen.only]
-            result = measure(mesh, made, rounds, seconds, lambda text: print(text, file=sys.stderr))
+            result = measure(mesh, made, chosen.rounds, chosen.seconds, lambda text: print(text, file=sys.stderr))
     print(dataplane_report.tables(result))
-    if not chosen.quick and not chosen.only:
+    if not chosen.only:
         name = "dataplane-other" if program else "dataplane"
-        report.save(name, {**result, "rounds": rounds, "seconds": seconds})
+        report.save(name, {**result, "rounds": chosen.rounds, "seconds": chosen.seconds})
         if not program:
             report.write("dataplane", dataplane_report.page(result))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench import report
 from bench.mesh import Mesh, MeshError
 from tulle.cli import lab
-from tulle.cli.lesson import PARTS
+from tulle.cli.lesson import PARTS, Part
 from tulle.cluster.node.images.names import parse
 from tulle.cluster.node.images.store import ImageStore
 from tulle.kube.client import Client
@@ -31,6 +31,8 @@ _STAGES = (
     ("Ready", "until it is Ready"),
 )
 _LONGEST = 48
+OFFLINE = tuple(part for part in PARTS if not any("apt-get" in step.command for step in part.steps))
+"""The parts of the lesson in which no pod fetches anything."""
 
 
 def prepare(state: Path) -> None:
@@ -71,13 +73,13 @@ async def first_pod(mesh: Mesh) -> dict[str, float]:
     return points
 
 
-def walk(mesh: Mesh) -> list[dict[str, Any]]:
-    """Every command of the lesson, and how long it took until its outcome was there. Raises MeshError."""
+def walk(mesh: Mesh, parts: Sequence[Part] = PARTS) -> list[dict[str, Any]]:
+    """Every command of these parts, and how long it took until its outcome was there. Raises MeshError."""
     environment = lab.environment(mesh.state / "kubeconfig")
     found = []
     with tempfile.TemporaryDirectory(prefix="tulle-lesson-") as folder:
         lab.write_manifests(Path(folder))
-        steps = [step for part in PARTS for step in part.steps if _PROFILE in step.outcome]
+        steps = [step for part in parts for step in part.steps if _PROFILE in step.outcome]
         for step in steps:
             begun = time.monotonic()
             wanted = step.outcome[_PROFILE]

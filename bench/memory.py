@@ -50,16 +50,14 @@ def table(result: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="nothing is written")
-    chosen = parser.parse_args(arguments)
+    parser.parse_args(arguments)
     private.enter()
     with running() as mesh:
         lesson(mesh)
         result = measure(mesh)
     print(table(result))
-    if not chosen.quick:
-        report.save("memory", {"processes": result})
-        report.write("memory", table(result))
+    report.save("memory", {"processes": result})
+    report.write("memory", table(result))
 
 
 if __name__ == "__main__":

@@ -112,6 +112,10 @@ def _rows(result: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             yield (f"{where}: {what}", *shares, f"{max(values):.1f}")
 
 
+def table(result: Mapping[str, Any]) -> str:
+    return report.table(("ms", "p50", "p90", "p99", "longest"), _rows(result))
+
+
 def page(result: Mapping[str, Any]) -> str:
     """Table and histogram."""
 
@@ -122,8 +126,7 @@ def page(result: Mapping[str, Any]) -> str:
         axes.set_ylabel("of the times")
         axes.legend(frameon=False)
 
-    table = report.table(("ms", "p50", "p90", "p99", "longest"), _rows(result))
-    return table + "\n\n" + report.chart("policy", draw)
+    return table(result) + "\n\n" + report.chart("policy", draw)
 
 
 @contextmanager
@@ -140,16 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.policy", description=__doc__)
     parser.add_argument("--times", type=int, default=200)
-    parser.add_argument("--quick", action="store_true", help="a few times, and nothing is written")
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONPATH", str(report.ROOT))
     private.enter()
     with place() as (mesh, made):
-        result = asyncio.run(measure(mesh, made, 5 if chosen.quick else chosen.times))
-    print(report.table(("ms", "p50", "p90", "p99", "longest"), _rows(result)))
-    if not chosen.quick:
-        report.save("policy", result)
-        report.write("policy", page(result))
+        result = asyncio.run(measure(mesh, made, chosen.times))
+    print(table(result))
+    report.save("policy", result)
+    report.write("policy", page(result))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from bench import (
     envoy_config,
     load,
     processes,
+    quick,
     report,
     soak_report,
     steady,
@@ -260,11 +261,23 @@ def test_certificates_are_issued(tmp_path: Path) -> None:
     assert certificates.measure(3, tmp_path)["alone"] > 0
 
 
+def test_the_quick_form_leaves_out_what_the_machine_has_no_programs_for() -> None:
+    assert not quick.left_out(lambda name: f"/usr/bin/{name}")
+    assert quick.left_out(lambda name: None if name == "wrk" else name)["dataplane"].startswith("wrk not found")
+
+
+def test_the_quick_form_has_every_part_of_the_suite() -> None:
+    makefile = (report.ROOT / "Makefile").read_text()
+    parts = next(line for line in makefile.splitlines() if line.startswith("BENCH :=")).split()[2:]
+    # Policy is measured on the data plane's paths.
+    assert {*quick.ON_A_MESH, *quick.ALONE, "policy"} == set(parts)
+
+
 @pytest.mark.parametrize("module", ["api", "controlplane"])
 def test_the_quick_form_runs_and_leaves_the_page_alone(module: str) -> None:
     before = report.PAGE.read_text()
     done = subprocess.run(
-        [sys.executable, "-m", f"bench.{module}", "--quick"],
+        [sys.executable, "-m", "bench.quick", module],
         cwd=report.ROOT,
         capture_output=True,
         text=True,
