@@ -3,20 +3,13 @@
 import asyncio
 import sys
 
-import structlog
-
 from tulle.cni.app import main
 from tulle.cni.settings import SettingsError, from_environment
+from tulle.log import log
 
 
 def _run() -> int:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ]
-    )
+    log.configure()
     try:
         settings = from_environment()
     except SettingsError as error:

@@ -8,8 +8,6 @@ new pods wait.
 import asyncio
 import signal
 
-import structlog
-
 from tulle.cni.agent import Agent
 from tulle.cni.health import Health
 from tulle.cni.install import keep_installed
@@ -19,8 +17,7 @@ from tulle.cni.probes import ProbeAddresses
 from tulle.cni.settings import Settings
 from tulle.cni.zds.server import ZdsServer
 from tulle.kube import Client
-
-log = structlog.get_logger("tulle.cni")
+from tulle.log import log
 
 
 async def run(settings: Settings, client: Client) -> None:

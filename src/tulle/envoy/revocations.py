@@ -15,10 +15,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-import structlog
 from cryptography import x509
 
-_log = structlog.get_logger(__name__)
+from tulle.log import log
 
 #: Seconds between two looks at the file.
 _PERIOD: Final = 1.0
@@ -108,7 +107,7 @@ class RevocationFile:
         except FileNotFoundError:
             return
         except OSError as error:
-            _log.error("revocations_unreadable", file=str(self._path), reason=str(error))
+            log.error("revocations_unreadable", file=str(self._path), reason=str(error))
             return
         if data == self._seen:
             return
@@ -116,9 +115,9 @@ class RevocationFile:
         try:
             found = parse(data)
         except RevocationsError as error:
-            _log.error(
+            log.error(
                 "revocations_unreadable", file=str(self._path), reason=str(error), remedy="former lists stay in force"
             )
             return
-        _log.info("revocations_changed", lists=len(found.revoked), revoked=len(found.serials))
+        log.info("revocations_changed", lists=len(found.revoked), revoked=len(found.serials))
         self._changed(found)

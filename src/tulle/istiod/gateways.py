@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import structlog
 
 from tulle.istiod import gateway_objects, gateway_status
 from tulle.istiod.gateway_objects import Rendered, WaypointImage
@@ -31,8 +30,7 @@ from tulle.kube.resources import (
     SERVICES,
     Resource,
 )
-
-log = structlog.get_logger("tulle.istiod.gateways")
+from tulle.log import log
 
 FIELD_MANAGER = names.MESH_CONTROLLER
 _CLASS_KEY = ("", names.WAYPOINT_CLASS)

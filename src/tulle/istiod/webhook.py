@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from tulle.istiod.admission_review import ReviewError, review
@@ -26,8 +25,7 @@ from tulle.kube.errors import NotFound
 from tulle.kube.informer import Change, Informer
 from tulle.kube.queue import WorkQueue
 from tulle.kube.resources import VALIDATING_WEBHOOKS
-
-log = structlog.get_logger("tulle.istiod.webhook")
+from tulle.log import log
 
 CONFIGURATION = "istiod-default-validator"
 _MAX_BODY = 4 << 20

@@ -12,16 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import grpc
-import structlog
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.json_format import MessageToDict
 
+from tulle.log import log
 from tulle.xds.delta import Rejection, ServerStream
 from tulle.xds.resources import ResourceMap
 from tulle.xds.sotw import SotwStream
 from tulle.xds.subscription import CONTROL_PLANE
-
-_log = structlog.get_logger(__name__)
 
 SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -209,7 +207,7 @@ class AdsServer:
         return node, connection.stream
 
     def _note(self, node: ClientNode, rejection: Rejection) -> None:
-        _log.warning(
+        log.warning(
             "xds_rejected",
             node=node.id,
             type_url=rejection.type_url,
@@ -255,7 +253,7 @@ async def _wait(work: asyncio.Event, deadline: float | None) -> None:
 
 def _stop_waiting(connection: Connection) -> None:
     if connection.stream is not None and connection.node is not None and connection.stream.waiting:
-        _log.warning("xds_endpoints_not_asked_for", node=connection.node.id, waited_seconds=WARMING_SECONDS)
+        log.warning("xds_endpoints_not_asked_for", node=connection.node.id, waited_seconds=WARMING_SECONDS)
         connection.stream.stop_waiting()
 
 
@@ -270,7 +268,7 @@ async def _end(
         error = None if task.cancelled() else task.exception()
         if isinstance(error, AccessDenied):
             node = connection.node.id if connection.node is not None else ""
-            _log.warning("xds_denied", node=node, address=connection.address, reason=str(error))
+            log.warning("xds_denied", node=node, address=connection.address, reason=str(error))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "permission denied")
         if isinstance(error, ServedElsewhere):
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))

@@ -14,11 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address
 from typing import Final, TypeAlias
 
-import structlog
-
+from tulle.log import log
 from tulle.ztunnel.policy.terms import Address
-
-_log = structlog.get_logger("tulle.ztunnel.hosts")
 
 REFRESH_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 4.0  # less than a client waits for a destination
@@ -72,7 +69,7 @@ class Hosts:
                 addresses = dict.fromkeys(map(ip_address, await self._look_up(name)))
         except (OSError, UnicodeError) as error:
             kept = name in self._known
-            _log.warning("host name not resolved", host=name, reason=str(error) or "no answer", addresses_kept=kept)
+            log.warning("host name not resolved", host=name, reason=str(error) or "no answer", addresses_kept=kept)
             if not kept:
                 self._found(name, ())
             return

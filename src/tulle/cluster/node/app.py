@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from tulle.cluster.node.images.store import ImageStore
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.pods.env import Service, ServicePort
@@ -33,8 +31,7 @@ from tulle.kube.events import EventRecorder
 from tulle.kube.informer import Informer
 from tulle.kube.objects import Service as ServiceObject
 from tulle.kube.resources import SERVICES
-
-log = structlog.get_logger("tulle.node")
+from tulle.log import log
 
 KUBELET_PORT = 10250
 SERVICES_PATIENCE = 5.0

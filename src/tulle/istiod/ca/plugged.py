@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
 from cryptography import x509
 
 from tulle.istiod.ca.authority import Authority, AuthorityError, Clock, Roots, utc_now
@@ -18,8 +17,7 @@ from tulle.kube.client import Client
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Secret
 from tulle.kube.resources import SECRETS
-
-_log = structlog.get_logger(__name__)
+from tulle.log import log
 
 
 def secret_informer(client: Client, namespace: str) -> Informer[Secret]:
@@ -42,7 +40,7 @@ class PluggedCa:
     def _changed(self, change: Change[Secret]) -> None:
         found = where(*change.key)
         if change.new is None:
-            _log.warning(
+            log.warning(
                 "plugged-in authority deleted",
                 secret=found,
                 consequence="the authority in use goes on until istiod starts anew, then istio-ca-secret signs",
@@ -55,11 +53,11 @@ class PluggedCa:
             check_successor(self._authority.roots, roots, found)
             self._authority.replace(roots)
         except AuthorityError as error:
-            _log.error(
+            log.error(
                 "plugged-in authority refused", reason=str(error), consequence="the authority in use goes on signing"
             )
             return
-        _log.info("plugged-in authority taken", secret=found, signer=_signer(roots), trusted=_names(roots.trusted))
+        log.info("plugged-in authority taken", secret=found, signer=_signer(roots), trusted=_names(roots.trusted))
         self._taken()
 
 

@@ -12,7 +12,6 @@ import binascii
 from collections.abc import Iterable
 from typing import Final
 
-import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
@@ -21,8 +20,7 @@ from tulle.istiod.ca.config_map_publisher import REVOCATIONS, ConfigMapPublisher
 from tulle.kube.client import Client
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Namespace, Secret
-
-_log = structlog.get_logger(__name__)
+from tulle.log import log
 
 KEY: Final = REVOCATIONS[1]
 
@@ -46,7 +44,7 @@ class RevocationPublisher:
             text = published(change.new)
         except RevocationsError as error:
             where = "/".join(change.key)
-            _log.error(
+            log.error(
                 "revocations_refused", secret=where, key=KEY, reason=str(error), remedy="former lists stay in force"
             )
         else:

@@ -15,7 +15,6 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
-import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -28,8 +27,7 @@ from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists, NotFound
 from tulle.kube.objects import Secret
 from tulle.kube.resources import SECRETS
-
-_log = structlog.get_logger(__name__)
+from tulle.log import log
 
 PLUGGED: Final = "cacerts"
 SELF_SIGNED: Final = "istio-ca-secret"
@@ -76,7 +74,7 @@ async def _create(client: Client, organization: str, namespace: str, now: dateti
         if other is None:
             raise
         return other
-    _log.info("ca_root_created", secret=f"{namespace}/{SELF_SIGNED}", expires=str(root.expires))
+    log.info("ca_root_created", secret=f"{namespace}/{SELF_SIGNED}", expires=str(root.expires))
     return data
 
 

@@ -10,11 +10,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 
-import structlog
-
 from tulle.istiod.jwks.fetch import Issuer, KeysUnavailableError
-
-log = structlog.get_logger("tulle.istiod.jwks")
+from tulle.log import log
 
 REFRESH_SECONDS = 1200.0
 _FIRST_RETRY = 1.0

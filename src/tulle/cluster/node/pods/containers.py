@@ -12,8 +12,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from tulle.cluster.node.pods import actions, plan, stopping, terminal_message
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.probes import Callbacks, Kind, Prober
@@ -26,8 +24,7 @@ from tulle.cluster.node.pods.stopping import Deadline
 from tulle.cluster.node.pods.volumes import Prepared
 from tulle.cluster.node.runtime.records import Status
 from tulle.cluster.node.runtime.shim.client import ShimError
-
-log = structlog.get_logger("tulle.node.pod")
+from tulle.log import log
 
 
 class Containers:

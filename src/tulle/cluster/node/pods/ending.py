@@ -6,16 +6,13 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.publisher import PODS
 from tulle.cluster.node.pods.spec import Pod
 from tulle.cluster.node.runtime.shim.client import ShimError
 from tulle.cluster.node.seams import NetworkError, PodRef
 from tulle.kube.errors import ApiError, Conflict, NotFound
-
-log = structlog.get_logger("tulle.node.pod")
+from tulle.log import log
 
 
 async def release(node: Node, pod: Pod, sandbox: str) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import structlog
 
 from tulle.cluster.node.pods import ending, spec
 from tulle.cluster.node.pods.node import Node
@@ -21,8 +20,7 @@ from tulle.cluster.node.runtime.records import Status
 from tulle.cluster.node.runtime.shim.client import ShimError
 from tulle.cluster.node.seams import NetworkError, PodRef
 from tulle.kube.informer import Change, Informer
-
-log = structlog.get_logger("tulle.node.pods")
+from tulle.log import log
 
 
 class PodManager:

@@ -7,7 +7,6 @@ import contextlib
 import struct
 from collections.abc import Awaitable, Callable
 
-import structlog
 from aiohttp import WSMsgType, web
 
 from tulle.cluster.node.pods.manager import PodManager
@@ -16,8 +15,7 @@ from tulle.cluster.node.runtime.exec import ExecError, ExecRequest, ExecSession
 from tulle.cluster.node.runtime.shim import protocol
 from tulle.cluster.node.runtime.shim.client import Attachment, ShimError
 from tulle.cluster.node.server import channels
-
-log = structlog.get_logger("tulle.node.streams")
+from tulle.log import log
 
 Input = Callable[[int, bytes], Awaitable[None]]
 
