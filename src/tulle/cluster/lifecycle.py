@@ -37,6 +37,8 @@ _TOOLS: Mapping[str, str] = {
     "mount": "mount",
 }
 _STOP_SECONDS = 30.0
+_ENVIRONMENT: Mapping[str, str] = {"MALLOC_ARENA_MAX": "1"}
+"""Python runs one thread at a time; what each thread keeps of memory for itself only scatters it, and the programs grow by that."""
 
 
 class ClusterError(Exception):
@@ -142,7 +144,7 @@ def processes(spec: ClusterSpec, plans: Sequence[hostnet.HostPlan]) -> tuple[Pro
     # Pods of every node reach the API under the last address: the host answers to it whatever link a packet comes from.
     addresses = [argument for plan in plans for argument in ("--address", plan.host_ip)]
     command = (*_python("tulle.cluster.control_plane"), "--state-dir", spec.state, "--port", str(spec.port), *addresses)
-    return (ProcessSpec("control-plane", command, {}), *(_node_process(spec, plan) for plan in plans))
+    return (ProcessSpec("control-plane", command, _ENVIRONMENT), *(_node_process(spec, plan) for plan in plans))
 
 
 def _node_process(spec: ClusterSpec, plan: hostnet.HostPlan) -> ProcessSpec:
@@ -152,7 +154,7 @@ def _node_process(spec: ClusterSpec, plan: hostnet.HostPlan) -> ProcessSpec:
         *("--api-kubeconfig", f"{spec.state}/kubeconfig.node-{plan.name}"),
         *("--node-ip", plan.node_ip, "--pod-cidr", plan.pod_cidr),
     )
-    return ProcessSpec(plan.name, command, {})
+    return ProcessSpec(plan.name, command, _ENVIRONMENT)
 
 
 def _python(module: str) -> tuple[str, ...]:
