@@ -86,6 +86,13 @@ def test_the_new_one_signs_and_both_roots_are_trusted_meanwhile(mesh: Mesh) -> N
         assert mesh.taken == count
 
 
+def test_a_signer_that_proxies_cannot_know_yet_is_taken_with_a_warning(mesh: Mesh) -> None:
+    root = mesh.root("second")
+    said = mesh.plug_in(root, mesh.first, root)
+    assert said == ["plugged-in authority taken", "plugged-in authority is unknown to proxies"]
+    assert mesh.signs_with(root, mesh.first, root)
+
+
 def test_the_same_again_is_no_change(mesh: Mesh) -> None:
     mesh.plug_in(mesh.first, mesh.first)
     assert mesh.plug_in(mesh.first, mesh.first) == []

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from cryptography import x509
 
 from tulle.istiod.ca.authority import Authority, AuthorityError, Clock, Roots, utc_now
-from tulle.istiod.ca.store import PLUGGED, decoded, plugged_roots, where
+from tulle.istiod.ca.store import PLUGGED, decoded, leads_to, plugged_roots, where
 from tulle.kube.client import Client
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Secret
@@ -50,7 +50,8 @@ class PluggedCa:
             roots = plugged_roots(decoded(change.new, found), found, self._clock())
             if roots.same_as(self._authority.roots):
                 return
-            check_successor(self._authority.roots, roots, found)
+            before = self._authority.roots
+            check_successor(before, roots, found)
             self._authority.replace(roots)
         except AuthorityError as error:
             log.error(
@@ -58,6 +59,13 @@ class PluggedCa:
             )
             return
         log.info("plugged-in authority taken", secret=found, signer=_signer(roots), trusted=_names(roots.trusted))
+        if roots.signer is not None and not leads_to(roots.signer, before.trusted):
+            log.warning(
+                "plugged-in authority is unknown to proxies",
+                secret=found,
+                signer=_signer(roots),
+                consequence="proxies that have not renewed their certificates refuse those that have; to avoid it, add the root first",
+            )
         self._taken()
 
 

@@ -174,11 +174,16 @@ def _check_chain(signer: Issuer, trusted: tuple[x509.Certificate, ...], where: s
                 f"{where}: data['cert-chain.pem']: {below.subject.rfc4514_string()} is not issued by the certificate "
                 f"after it, {issuer.subject.rfc4514_string()}"
             )
-    last = links[-1]
-    if last not in trusted and not any(_issued(last, root) for root in trusted):
+    if not leads_to(signer, trusted):
         raise AuthorityError(
-            f"{where}: {last.subject.rfc4514_string()} is issued by no certificate of data['root-cert.pem']"
+            f"{where}: {links[-1].subject.rfc4514_string()} is issued by no certificate of data['root-cert.pem']"
         )
+
+
+def leads_to(signer: Issuer, trusted: tuple[x509.Certificate, ...]) -> bool:
+    """Whether the chain of a signing certificate ends at one of these roots."""
+    last = (signer.certificate, *signer.above)[-1]
+    return last in trusted or any(_issued(last, root) for root in trusted)
 
 
 def _issued(below: x509.Certificate, issuer: x509.Certificate) -> bool:
