@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,7 +29,6 @@ from tulle.istiod.ca.callers import Caller
 from tulle.istiod.ca.impersonation import PodIndex
 from tulle.istiod.ca.limiter import RateLimiter
 from tulle.istiod.ca.service import METHOD, CertificateService
-from tulle.log import log
 from tulle.security.identity import Identity
 from tulle.xds.proto import ca_pb2
 
@@ -124,7 +124,7 @@ def table(result: dict[str, float]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
-    log.set_level(logging.INFO)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     parser = argparse.ArgumentParser(prog="python -m bench.certificates", description=__doc__)
     parser.add_argument("--number", type=int, default=5000)
     chosen = parser.parse_args(arguments)

@@ -1,15 +1,13 @@
 """Another Secret under a running mesh: taken when proxies can follow, refused with a reason when they cannot."""
 
 import base64
-import io
-import json
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from datetime import timedelta
 
 import pytest
 from ca_support import Clock, make_csr
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from tulle.istiod.ca import x509 as shapes
 from tulle.istiod.ca.authority import Authority, Roots
@@ -56,10 +54,9 @@ class Mesh:
         return self.change(Secret(data=encoded))
 
     def change(self, new: Secret | None) -> list[str]:
-        with redirect_stdout(io.StringIO()) as written:
+        with capture_logs() as logs:
             self.tell(Change(KEY, None, new))
-        lines = map(json.loads, written.getvalue().splitlines())
-        return [f"{line['event']} {line.get('reason', '')}".strip() for line in lines]
+        return [f"{line['event']} {line.get('reason', '')}".strip() for line in logs]
 
     def signs_with(self, signer: Issuer, *trusted: Issuer) -> bool:
         leaf, *_, roots = self.authority.sign(make_csr(), ME)
@@ -68,7 +65,7 @@ class Mesh:
 
 
 @pytest.fixture
-def mesh(clock: Clock, log_as_json: None) -> Mesh:
+def mesh(clock: Clock) -> Mesh:
     return Mesh(clock)
 
 

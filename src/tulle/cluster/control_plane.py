@@ -13,11 +13,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from tulle.cluster import controllers
 from tulle.cluster.apiserver.server import serve
 from tulle.kube.client import Client
+
+_log = structlog.get_logger("tulle.cluster.control_plane")
 
 
 async def _controllers(state: Path, ready: asyncio.Event) -> None:

@@ -3,13 +3,20 @@
 import asyncio
 import sys
 
+import structlog
+
 from tulle.cni.app import main
 from tulle.cni.settings import SettingsError, from_environment
-from tulle.log import log
 
 
 def _run() -> int:
-    log.configure()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ]
+    )
     try:
         settings = from_environment()
     except SettingsError as error:

@@ -11,6 +11,8 @@ import contextlib
 import weakref
 from collections.abc import Iterable
 
+import structlog
+
 from tulle.cni import netns as pod_netns
 from tulle.cni.enrolment import REDIRECTION, Enrolment, PodFacts, enrolment, redirection
 from tulle.cni.members import Member, Members, PodIdentity
@@ -21,13 +23,14 @@ from tulle.cni.zds.session import Verdict
 from tulle.kube import ApiError, Change, Client, Informer, NotFound, WorkQueue
 from tulle.kube.objects import Namespace, Pod
 from tulle.kube.resources import NAMESPACES, PODS
-from tulle.log import log
 
 ENABLED, PENDING = "enabled", "pending"
 ENDED = frozenset({"Succeeded", "Failed"})
 RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 0.5  # how long a living ztunnel may take before a running pod is shown as pending
 Key = tuple[str, str]
+
+log = structlog.get_logger("tulle.cni")
 
 
 class CaptureError(Exception):

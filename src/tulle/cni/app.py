@@ -8,6 +8,8 @@ new pods wait.
 import asyncio
 import signal
 
+import structlog
+
 from tulle.cni.agent import Agent
 from tulle.cni.health import Health
 from tulle.cni.install import keep_installed
@@ -17,7 +19,8 @@ from tulle.cni.probes import ProbeAddresses
 from tulle.cni.settings import Settings
 from tulle.cni.zds.server import ZdsServer
 from tulle.kube import Client
-from tulle.log import log
+
+log = structlog.get_logger("tulle.cni")
 
 
 async def run(settings: Settings, client: Client) -> None:

@@ -13,8 +13,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from tulle.cni.settings import PLUGIN_NAME, Settings
-from tulle.log import log
 
 CHECK_SECONDS = 2.0
 CONFIG_SUFFIXES = (".conf", ".conflist", ".json")
@@ -29,6 +30,8 @@ echo '{"cniVersion": "1.0.0", "code": 5, "msg": "tulle-cni needs Python 3.9 or l
 exit 1
 '''
 """
+
+log = structlog.get_logger("tulle.cni")
 
 
 class InstallError(Exception):

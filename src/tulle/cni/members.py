@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import structlog
+
 from tulle.cni import netns as pod_netns
 from tulle.cni.enrolment import Redirection
 from tulle.cni.netns import NamespaceError, PodNetns
@@ -17,7 +19,8 @@ from tulle.cni.probes import ProbeAddresses
 from tulle.cni.rules import pod_ruleset
 from tulle.cni.zds.server import ZdsServer
 from tulle.cni.zds.session import Workload
-from tulle.log import log
+
+log = structlog.get_logger("tulle.cni")
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from tulle.cni.agent import Agent, CaptureError
 from tulle.cni.netns import NamespaceError, PodNetns
-from tulle.log import log
 
 MAX_REQUEST = 64 * 1024
 READ_SECONDS = 5.0
+
+log = structlog.get_logger("tulle.cni")
 
 
 @dataclass(frozen=True)

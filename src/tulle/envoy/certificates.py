@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import structlog
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 
 from tulle.envoy.ca_client import CaClient, CaError
 from tulle.envoy.cert_request import AnswerError, Request, Svid, accept, load
 from tulle.envoy.cert_schedule import Timetable, refresh_time, retry_pause
 from tulle.envoy.revocations import Depth, Revocations
-from tulle.log import log
 from tulle.xds import types
 from tulle.xds.resources import ResourceMap
 
 __all__ = ["ROOT", "CaClient", "CaError", "CertificateManager", "CertificateState", "Released", "Signer"]
 
+_log = structlog.get_logger(__name__)
 
 #: The name of the Secret that holds the roots.
 ROOT: Final = "ROOTCA"
@@ -225,7 +226,7 @@ class CertificateManager:
         entry.error = reason
         entry.unreachable = unreachable
         pause = retry_pause(entry.failures, self._jitter)
-        log.warning("certificate_failed", identity=entry.identity, reason=reason, retry_in=round(pause, 1))
+        _log.warning("certificate_failed", identity=entry.identity, reason=reason, retry_in=round(pause, 1))
         self._plan(entry.identity, self._clock() + pause)
 
     def _succeeded(self, entry: _Entry, svid: Svid) -> None:
@@ -239,7 +240,7 @@ class CertificateManager:
         self.secrets.set(entry.identity, _certificate(svid))
         entry.valid.set()
         self._plan(entry.identity, entry.refresh_at)
-        log.info("certificate_issued", identity=entry.identity, serial=f"{svid.serial:x}", not_after=svid.not_after)
+        _log.info("certificate_issued", identity=entry.identity, serial=f"{svid.serial:x}", not_after=svid.not_after)
         self._retry_unreached(now)
 
     def _retry_unreached(self, now: float) -> None:
@@ -266,12 +267,12 @@ class CertificateManager:
         self._publish_roots()
         for entry in self._entries.values():
             if entry.svid is not None and any(map(revocations.has, entry.svid.chain)):
-                log.warning("certificate_revoked", identity=entry.identity, serial=f"{entry.svid.serial:x}")
+                _log.warning("certificate_revoked", identity=entry.identity, serial=f"{entry.svid.serial:x}")
                 self._plan(entry.identity, self._clock())
 
     def _look_up_to(self, depth: Depth) -> None:
         if depth is Depth.NOTHING and self._revocations.serials:
-            log.error(
+            _log.error(
                 "revocations_unused",
                 reason="an authority that signs workloads has no revocation list, so no peer can be looked up",
                 remedy="add its list, empty or not, to ca-crl.pem of Secret cacerts",
@@ -290,7 +291,7 @@ class CertificateManager:
         now = self._clock()
         for entry in self._entries.values():
             if entry.svid is not None and entry.svid.not_after <= now:
-                log.warning("certificate_expired", identity=entry.identity, reason=entry.error)
+                _log.warning("certificate_expired", identity=entry.identity, reason=entry.error)
                 entry.svid = None
                 entry.valid.clear()
                 self.secrets.remove(entry.identity)

@@ -15,9 +15,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+import structlog
 from cryptography import x509
 
-from tulle.log import log
+_log = structlog.get_logger(__name__)
 
 #: Seconds between two looks at the file.
 _PERIOD: Final = 1.0
@@ -107,7 +108,7 @@ class RevocationFile:
         except FileNotFoundError:
             return
         except OSError as error:
-            log.error("revocations_unreadable", file=str(self._path), reason=str(error))
+            _log.error("revocations_unreadable", file=str(self._path), reason=str(error))
             return
         if data == self._seen:
             return
@@ -115,9 +116,9 @@ class RevocationFile:
         try:
             found = parse(data)
         except RevocationsError as error:
-            log.error(
+            _log.error(
                 "revocations_unreadable", file=str(self._path), reason=str(error), remedy="former lists stay in force"
             )
             return
-        log.info("revocations_changed", lists=len(found.revoked), revoked=len(found.serials))
+        _log.info("revocations_changed", lists=len(found.revoked), revoked=len(found.serials))
         self._changed(found)

@@ -7,13 +7,13 @@ import logging
 import signal
 import sys
 
+import structlog
 import uvloop
 
 from tulle.istiod.app import Istiod
 from tulle.istiod.settings import SettingError, Settings
 from tulle.kube.client import Client
 from tulle.kube.config import ConfigError
-from tulle.log import log
 
 
 async def _run(settings: Settings) -> None:
@@ -27,13 +27,21 @@ async def _run(settings: Settings) -> None:
 
 def main() -> int:
     """Exit code 0 after a clean stop, 2 when the environment cannot be used."""
-    log.configure(level=logging.INFO)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
     try:
         settings = Settings.from_environment()
-        log.set_level(settings.log_level)
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(settings.log_level))
         uvloop.run(_run(settings))
     except (SettingError, ConfigError) as error:
-        log.error("cannot start", reason=str(error))
+        structlog.get_logger("tulle.istiod").error("cannot start", reason=str(error))
         return 2
     return 0
 

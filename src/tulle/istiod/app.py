@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import structlog
+
 from tulle.istiod import debug_pages
 from tulle.istiod.access import Access
 from tulle.istiod.ca.authority import Authority
@@ -47,11 +49,11 @@ from tulle.istiod.waypoint_source import WaypointSource
 from tulle.istiod.webhook import CaBundle, Webhook
 from tulle.kube.client import Client
 from tulle.kube.errors import ApiError
-from tulle.log import log
 from tulle.xds.delta import Rejection, TypeState
 from tulle.xds.server import ClientNode, Connection
 
 T = TypeVar("T")
+log = structlog.get_logger("tulle.istiod")
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import structlog
 
 from tulle.istiod import gateway_objects, gateway_status
 from tulle.istiod.gateway_objects import Rendered, WaypointImage
@@ -30,7 +31,8 @@ from tulle.kube.resources import (
     SERVICES,
     Resource,
 )
-from tulle.log import log
+
+log = structlog.get_logger("tulle.istiod.gateways")
 
 FIELD_MANAGER = names.MESH_CONTROLLER
 _CLASS_KEY = ("", names.WAYPOINT_CLASS)

@@ -12,12 +12,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+import structlog
+
 from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Lease, now_micro
 from tulle.kube.resources import LEASES
-from tulle.log import log
+
+log = structlog.get_logger("tulle.istiod.leader")
 
 
 class LeaderElection:

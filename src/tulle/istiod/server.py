@@ -20,14 +20,16 @@ from datetime import datetime
 from typing import Any, Final
 
 import grpc
+import structlog
 
 from tulle.istiod.ca.authority import Authority, AuthorityError, ServingCertificate, utc_now
 from tulle.istiod.ca.callers import Authenticator, Caller, NotAuthenticated
 from tulle.istiod.ca.service import CertificateService
-from tulle.log import log
 from tulle.xds.delta import Rejection
 from tulle.xds.server import SERVER_OPTIONS, AdsServer, ClientNode, Peer, Source
 from tulle.xds.subscription import CONTROL_PLANE
+
+_log = structlog.get_logger(__name__)
 
 DEFAULT_PORT: Final = 15012
 _RENEWAL_CHECK: Final = 60.0  # seconds; short against any lifetime, and the wall clock may be set meanwhile
@@ -78,7 +80,7 @@ class RotatingCertificate:
         """Replace the certificate if it is time. Raises AuthorityError; the old one is kept then."""
         if self._clock() >= self._current.refresh_at:
             self.replace()
-            log.info("serving_certificate_renewed", names=list(self._names))
+            _log.info("serving_certificate_renewed", names=list(self._names))
 
     def replace(self) -> None:
         """Replace the certificate now: the authority is another. Raises AuthorityError."""
@@ -91,7 +93,7 @@ class RotatingCertificate:
             try:
                 self.renew()
             except AuthorityError as error:
-                log.error("serving_certificate_not_renewed", reason=str(error))
+                _log.error("serving_certificate_not_renewed", reason=str(error))
 
     def credentials(self, *, mutual: bool) -> grpc.ServerCredentials:
         """Credentials of a port; ``mutual`` requires a client certificate of this mesh."""
@@ -184,5 +186,5 @@ class IstiodServer:
         try:
             return peer_of(await self._authenticator.caller(context))
         except NotAuthenticated as error:
-            log.warning("xds_unauthenticated", address=context.peer(), reason=str(error))
+            _log.warning("xds_unauthenticated", address=context.peer(), reason=str(error))
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "authentication failure")

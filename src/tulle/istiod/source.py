@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import structlog
 import yaml
 
 from tulle.istiod.index import convert, entries
@@ -22,7 +23,6 @@ from tulle.istiod.informers import Informers, Manifest
 from tulle.kube.informer import Change as ObjectChange
 from tulle.kube.informer import Informer
 from tulle.kube.objects import ConfigMap
-from tulle.log import log
 from tulle.security.admission import validate
 from tulle.security.mesh import InvalidMeshConfig, MeshSettings, parse_mesh_config
 from tulle.security.model import MtlsMode, PeerAuthentication
@@ -34,6 +34,7 @@ from tulle.security.parse import (
 )
 
 T = TypeVar("T")
+log = structlog.get_logger("tulle.istiod.source")
 
 _MESH_KEY = "mesh"
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
+import structlog
 
 from tulle.istiod.gateway_status import differs, merged
 from tulle.istiod.index.mesh import MeshIndex
@@ -26,9 +27,10 @@ from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Condition
 from tulle.kube.queue import WorkQueue
 from tulle.kube.resources import AUTHORIZATION_POLICIES, SERVICE_ENTRIES, SERVICES, WORKLOAD_ENTRIES, Resource
-from tulle.log import log
 from tulle.security.lifting import qualify
 from tulle.security.status import WAYPOINT_ACCEPTED, ZTUNNEL_ACCEPTED
+
+log = structlog.get_logger("tulle.istiod.status")
 
 WAYPOINT_BOUND = "istio.io/WaypointBound"
 _POLICY = AUTHORIZATION_POLICIES.kind

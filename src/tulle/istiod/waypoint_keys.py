@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import structlog
+
 from tulle.istiod.index.records import WaypointKey
 from tulle.istiod.index.state import Target
 from tulle.istiod.jwks.fetch import Issuer
 from tulle.istiod.jwks.keys import NoUsableKeysError, usable
 from tulle.istiod.waypoint_config.view import TokenView
-from tulle.log import log
 from tulle.security.model import JwtRule
+
+log = structlog.get_logger("tulle.istiod.waypoints")
 
 User = tuple[WaypointKey, Target]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+import structlog
+
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import Uid, WaypointKey
 from tulle.istiod.index.state import Delta, Target, WorkloadTarget
@@ -18,11 +20,11 @@ from tulle.istiod.waypoint_config.resources import TYPES, build
 from tulle.istiod.waypoint_config.view import AuthorizerView, TargetView, WaypointConfigView
 from tulle.istiod.waypoint_keys import TokenKeys
 from tulle.istiod.waypoint_targets import authorizer_views, target_view
-from tulle.log import log
 from tulle.xds.resources import ResourceMap
 
 __all__ = ["POLICY_TYPES", "TYPES", "WaypointSource"]
 
+log = structlog.get_logger("tulle.istiod.waypoints")
 
 POLICY_TYPES = (names.EXTENSION_TYPE, names.LISTENER_TYPE, names.ROUTE_TYPE)
 """The types that carry policies: what they acknowledge is enforced."""

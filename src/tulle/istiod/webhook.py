@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from tulle.istiod.admission_review import ReviewError, review
@@ -25,7 +26,8 @@ from tulle.kube.errors import NotFound
 from tulle.kube.informer import Change, Informer
 from tulle.kube.queue import WorkQueue
 from tulle.kube.resources import VALIDATING_WEBHOOKS
-from tulle.log import log
+
+log = structlog.get_logger("tulle.istiod.webhook")
 
 CONFIGURATION = "istiod-default-validator"
 _MAX_BODY = 4 << 20

@@ -11,17 +11,20 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from tulle.kube.client import Client
 from tulle.kube.codec import identity
 from tulle.kube.errors import ApiError, Forbidden, NotFound, Unreachable
 from tulle.kube.objects.meta import ObjectReference, now
 from tulle.kube.resources import EVENTS, Resource
-from tulle.log import log
 
 _BUFFER = 1000
 _REMEMBERED = 256
 """Occurrences whose repetition is counted; each takes a kilobyte, and what comes again does so soon."""
 _RETRY_SECONDS = 1.0
+
+log = structlog.get_logger("tulle.kube.events")
 
 
 def reference(res: Resource[Any], obj: Any, field_path: str = "") -> ObjectReference:

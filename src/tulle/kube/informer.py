@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+import structlog
+
 from tulle.kube.client import Client
 from tulle.kube.codec import ListResult, identity
 from tulle.kube.errors import ApiError, Gone, Unreachable
 from tulle.kube.resources import Resource
-from tulle.log import log
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -29,6 +30,8 @@ Key = tuple[str, str]
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 5.0
 _STEADY_SECONDS = 1.0
+
+log = structlog.get_logger("tulle.kube.informer")
 
 
 @dataclass(frozen=True)

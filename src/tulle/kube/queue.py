@@ -9,13 +9,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+import structlog
+
 from tulle.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
-from tulle.log import log
 
 K = TypeVar("K", bound=Hashable)
 
 # What a decision on a cache that lags behind ends in: the next look decides better.
 _STALE = (Conflict, AlreadyExists, NotFound)
+
+log = structlog.get_logger("tulle.kube.queue")
 
 
 class WorkQueue(Generic[K]):

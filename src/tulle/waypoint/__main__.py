@@ -6,9 +6,9 @@ import asyncio
 import signal
 import sys
 
+import structlog
 import uvloop
 
-from tulle.log import log
 from tulle.waypoint.agent import Waypoint
 from tulle.waypoint.settings import InvalidEnvironmentError, Settings, load
 
@@ -23,11 +23,18 @@ async def _run(settings: Settings) -> None:
 
 def main() -> int:
     """Exit code 0 after a clean stop, 2 when the environment cannot be used."""
-    log.configure()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
     try:
         settings = load()
     except InvalidEnvironmentError as error:
-        log.error("cannot start", reason=str(error))
+        structlog.get_logger("tulle.waypoint").error("cannot start", reason=str(error))
         return 2
     uvloop.run(_run(settings))
     return 0

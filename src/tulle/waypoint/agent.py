@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
+import structlog
 from envoy.config.core.v3 import base_pb2
 from google.protobuf import struct_pb2
 
@@ -20,7 +21,6 @@ from tulle.envoy.ca_client import CaClient
 from tulle.envoy.certificates import CertificateManager
 from tulle.envoy.process import EnvoyOptions, EnvoyProcess, EnvoyState
 from tulle.envoy.revocations import RevocationFile
-from tulle.log import log
 from tulle.waypoint.readiness import Readiness
 from tulle.waypoint.relay import Relay
 from tulle.waypoint.settings import Settings
@@ -29,6 +29,8 @@ from tulle.xds.client import AdsClient
 from tulle.xds.delta import Rejection, TypeState
 from tulle.xds.resources import ResourceMap
 from tulle.xds.server import AdsServer, ClientNode
+
+_log = structlog.get_logger("tulle.waypoint")
 
 _FLUSH_SECONDS = 0.25
 """How long a line of the access log may wait: somebody who follows the log is looking at what just happened."""
@@ -102,7 +104,7 @@ class Waypoint:
     async def _await_configuration(self) -> None:
         await self._istiod.synced()
         self._synced = True
-        log.info("configuration received", istiod=self._settings.xds)
+        _log.info("configuration received", istiod=self._settings.xds)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain: no new connections, open ones get the drain time to end."""
@@ -132,7 +134,7 @@ class Waypoint:
             await server.stop(None)
 
     async def _drain(self) -> None:
-        log.info("draining", seconds=self._settings.drain_seconds)
+        _log.info("draining", seconds=self._settings.drain_seconds)
         if self._envoy.state is EnvoyState.LIVE:
             await self._envoy.admin.post("/drain_listeners?graceful&inboundonly")
         await asyncio.sleep(self._settings.drain_seconds)
@@ -168,7 +170,7 @@ def _node(settings: Settings) -> base_pb2.Node:
 
 
 def _refused_by_envoy(_node: ClientNode, rejection: Rejection) -> None:
-    log.error("Envoy refused a configuration from istiod", rejection=str(rejection))
+    _log.error("Envoy refused a configuration from istiod", rejection=str(rejection))
 
 
 def _forward(line: str) -> None:

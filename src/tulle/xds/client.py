@@ -14,13 +14,15 @@ from enum import Enum
 from typing import Any, Final, TypeAlias
 
 import grpc
+import structlog
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
-from tulle.log import log
 from tulle.xds.backoff import Backoff
 from tulle.xds.delta_client import ClientState, Update
 from tulle.xds.server import SERVICE
+
+_log = structlog.get_logger(__name__)
 
 METHOD: Final = f"/{SERVICE}/DeltaAggregatedResources"
 
@@ -127,7 +129,7 @@ class AdsClient:
             ended = await self._attempt()
             if ended is not None and not isinstance(ended, _BROKEN):
                 raise ended
-            log.info("xds_stream_ended", reason=_words(ended))
+            _log.info("xds_stream_ended", reason=_words(ended))
             self._on_end(self._termination(ended))
             await asyncio.sleep(self._backoff.pause())
 
@@ -205,7 +207,7 @@ class AdsClient:
             if result is not None:
                 await result
         except Rejected as refusal:
-            log.warning("xds_refused", type_url=update.type_url, reason=refusal.reason)
+            _log.warning("xds_refused", type_url=update.type_url, reason=refusal.reason)
             return self._state.reject(update, refusal.reason, refusal.names)
         return self._state.accept(update)
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import grpc
+import structlog
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.json_format import MessageToDict
 
-from tulle.log import log
 from tulle.xds.delta import Rejection, ServerStream
 from tulle.xds.resources import ResourceMap
 from tulle.xds.sotw import SotwStream
 from tulle.xds.subscription import CONTROL_PLANE
+
+_log = structlog.get_logger(__name__)
 
 SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -207,7 +209,7 @@ class AdsServer:
         return node, connection.stream
 
     def _note(self, node: ClientNode, rejection: Rejection) -> None:
-        log.warning(
+        _log.warning(
             "xds_rejected",
             node=node.id,
             type_url=rejection.type_url,
@@ -253,7 +255,7 @@ async def _wait(work: asyncio.Event, deadline: float | None) -> None:
 
 def _stop_waiting(connection: Connection) -> None:
     if connection.stream is not None and connection.node is not None and connection.stream.waiting:
-        log.warning("xds_endpoints_not_asked_for", node=connection.node.id, waited_seconds=WARMING_SECONDS)
+        _log.warning("xds_endpoints_not_asked_for", node=connection.node.id, waited_seconds=WARMING_SECONDS)
         connection.stream.stop_waiting()
 
 
@@ -268,7 +270,7 @@ async def _end(
         error = None if task.cancelled() else task.exception()
         if isinstance(error, AccessDenied):
             node = connection.node.id if connection.node is not None else ""
-            log.warning("xds_denied", node=node, address=connection.address, reason=str(error))
+            _log.warning("xds_denied", node=node, address=connection.address, reason=str(error))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "permission denied")
         if isinstance(error, ServedElsewhere):
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))

@@ -6,10 +6,10 @@ import asyncio
 import signal
 import sys
 
+import structlog
 import uvloop
 
 from tulle.envoy.environment import InvalidEnvironmentError
-from tulle.log import log
 from tulle.ztunnel.app import NodeProxy
 from tulle.ztunnel.settings import Settings, load
 
@@ -24,11 +24,18 @@ async def _run(settings: Settings) -> None:
 
 def main() -> int:
     """Exit code 0 after a clean stop, 2 when the environment cannot be used."""
-    log.configure(time_key="time")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
     try:
         settings = load()
     except InvalidEnvironmentError as error:
-        log.error("cannot start", reason=str(error))
+        structlog.get_logger("tulle.ztunnel").error("cannot start", reason=str(error))
         return 2
     uvloop.run(_run(settings))
     return 0

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import structlog
 from envoy.config.core.v3 import base_pb2
 from google.protobuf import struct_pb2
 
@@ -20,7 +21,6 @@ from tulle.envoy.ca_client import CaClient
 from tulle.envoy.certificates import CertificateManager
 from tulle.envoy.lifetime import until
 from tulle.envoy.revocations import RevocationFile, Revocations
-from tulle.log import log
 from tulle.xds import channels, types
 from tulle.xds.client import AdsClient
 from tulle.ztunnel.admin import Admin
@@ -38,6 +38,8 @@ from tulle.ztunnel.secrets import NodeSecrets
 from tulle.ztunnel.settings import Settings
 from tulle.ztunnel.traffic.monitor import TrafficMonitor
 from tulle.ztunnel.zds import ZdsClient
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 _Apply: TypeAlias = Callable[[Mapping[str, bytes], Sequence[str]], None]
 
@@ -140,7 +142,7 @@ class NodeProxy:
             keep_source=self._settings.keep_source,
             active_listeners=listener_reader(self.envoy.process.admin.get),
         )
-        self._zds = ZdsClient(self._settings.zds_path, self.pods, lambda up: log.info("node agent", connected=up))
+        self._zds = ZdsClient(self._settings.zds_path, self.pods, lambda up: _log.info("node agent", connected=up))
         tasks = [
             asyncio.create_task(self._certificates.run(), name="certificates"),
             asyncio.create_task(self._revocations.run(), name="revocations"),
@@ -163,7 +165,7 @@ class NodeProxy:
 
     async def _log_at(self, levels: Levels) -> None:
         self.traffic.level = NUMBERS[levels.of("access")]
-        log.set_level(NUMBERS[levels.of("ztunnel")])
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(NUMBERS[levels.of("ztunnel")]))
         if self.envoy.live:
             level = {"warn": "warning"}.get(levels.of("envoy"), levels.of("envoy"))
             await self.envoy.process.admin.post(f"/logging?level={level}")
@@ -183,13 +185,13 @@ class NodeProxy:
     async def _take_pods(self, zds: ZdsClient) -> None:
         await self._istiod.synced()
         self._synced = True
-        log.info("mesh state received", istiod=self._settings.xds, workloads=len(self.configurator.mesh.workloads))
+        _log.info("mesh state received", istiod=self._settings.xds, workloads=len(self.configurator.mesh.workloads))
         await self.envoy.process.wait_live()
         await zds.run()
 
     async def _drain(self) -> None:
         self._draining = True
-        log.info("draining", seconds=self._settings.drain_seconds)
+        _log.info("draining", seconds=self._settings.drain_seconds)
         self._dns.close_all()
         await self.envoy.drain()
         await asyncio.sleep(self._settings.drain_seconds)

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from tulle.log import log
+import structlog
+
 from tulle.xds import types
 from tulle.xds.resources import ResourceMap
 from tulle.ztunnel.config import names, shared
@@ -28,6 +29,8 @@ from tulle.ztunnel.dependents import Dependents
 from tulle.ztunnel.policy.terms import Address
 from tulle.ztunnel.state.mesh import HOST, Key, Mesh, PartlyRejected, host_key
 from tulle.ztunnel.state.model import Locality, NetworkAddress
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 #: Destinations that are not of the mesh, or refused, that the clients of one namespace may have.  Those beyond are closed,
 #: so that a pod that scans addresses cannot fill Envoy's memory.
@@ -224,11 +227,11 @@ class Configurator:
         Envoy does not ask again for what it has asked for, so a destination that comes back is sent unasked.
         """
         if now.kind is Kind.REFUSE:
-            log.warning("destination refused", destination=target.cluster, reason=now.reason)
+            _log.warning("destination refused", destination=target.cluster, reason=now.reason)
         if before is not None and before.known and not now.known:
             return False
         if before is None and _is_stray(now) and self._stray[target.namespace] > MAX_STRAY:
-            log.error("too many destinations outside of the mesh", destination=target.cluster, limit=MAX_STRAY)
+            _log.error("too many destinations outside of the mesh", destination=target.cluster, limit=MAX_STRAY)
             return False
         return True
 

@@ -14,8 +14,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address
 from typing import Final, TypeAlias
 
-from tulle.log import log
+import structlog
+
 from tulle.ztunnel.policy.terms import Address
+
+_log = structlog.get_logger("tulle.ztunnel.hosts")
 
 REFRESH_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 4.0  # less than a client waits for a destination
@@ -69,7 +72,7 @@ class Hosts:
                 addresses = dict.fromkeys(map(ip_address, await self._look_up(name)))
         except (OSError, UnicodeError) as error:
             kept = name in self._known
-            log.warning("host name not resolved", host=name, reason=str(error) or "no answer", addresses_kept=kept)
+            _log.warning("host name not resolved", host=name, reason=str(error) or "no answer", addresses_kept=kept)
             if not kept:
                 self._found(name, ())
             return

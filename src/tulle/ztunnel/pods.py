@@ -16,12 +16,14 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 import aiohttp
+import structlog
 
-from tulle.log import log
 from tulle.ztunnel.config import names
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.netns import HeldNetns, NetnsDirectory, can_impersonate, has_ipv6
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,252}")
 #: Seconds to wait for Envoy to listen, and for the first certificate.
@@ -132,9 +134,9 @@ class LocalPods:
         if before is not None:
             self._dns.close(uid)
             self._directory.release(before)
-        log.info("pod added", pod=f"{info.namespace}/{info.name}", uid=uid, identity=pod.identity)
+        _log.info("pod added", pod=f"{info.namespace}/{info.name}", uid=uid, identity=pod.identity)
         if self._keep_source and not pod.keeps_source:
-            log.warning(
+            _log.warning(
                 "the app sees its own pod's address as its clients'",
                 pod=f"{info.namespace}/{info.name}",
                 reason="this process may not make transparent sockets in the pod's namespace (CAP_NET_ADMIN)",
@@ -166,7 +168,7 @@ class LocalPods:
             async with asyncio.timeout(CERTIFICATE_SECONDS):
                 await self._certificates.ready(pod.identity)
         except TimeoutError:
-            log.warning("pod has no certificate yet", pod=f"{pod.namespace}/{pod.name}", identity=pod.identity)
+            _log.warning("pod has no certificate yet", pod=f"{pod.namespace}/{pod.name}", identity=pod.identity)
             return False
         return True
 
@@ -180,7 +182,7 @@ class LocalPods:
         self._certificates.release(pod.identity)
         self._dns.close(uid)
         self._directory.release(held)
-        log.info("pod removed", pod=f"{pod.namespace}/{pod.name}", uid=uid)
+        _log.info("pod removed", pod=f"{pod.namespace}/{pod.name}", uid=uid)
 
     def remove_others(self, keep: frozenset[str]) -> None:
         """Give up every pod that is not in `keep`."""

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+import structlog
 
 from tulle.envoy.binary import find_envoy
 from tulle.envoy.bootstrap import NodeInfo, UnixSocket, bootstrap
 from tulle.envoy.process import EnvoyOptions, EnvoyProcess, EnvoyState
-from tulle.log import log
 from tulle.xds.delta import Rejection
 from tulle.xds.resources import ResourceMap
 from tulle.xds.server import AdsServer, ClientNode
 from tulle.ztunnel.ondemand import OnDemandServer
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 #: Statistics worth their memory: a cluster of every destination with all of Envoy's counters would cost many times more.
 _STATISTICS: Final = ("server.", "listener_manager.", "cluster_manager.", "control_plane.", "tcp.", "http.", "runtime.")
@@ -67,7 +69,7 @@ class NodeEnvoy:
             run_dir=run_dir,
             admin=admin,
             options=EnvoyOptions(concurrency=concurrency or None, log_level=log_level, flush_seconds=_FLUSH_SECONDS),
-            on_log=lambda line: log.info("envoy", line=line),
+            on_log=lambda line: _log.info("envoy", line=line),
             on_state=self._state_changed,
             on_stdout=on_lines,
         )
@@ -99,11 +101,11 @@ class NodeEnvoy:
         self._socket.unlink(missing_ok=True)
 
     def _state_changed(self, state: EnvoyState) -> None:
-        log.info("envoy state", state=state.value)
+        _log.info("envoy state", state=state.value)
         if state is EnvoyState.STARTING:
             self._on_gone()
 
     def _rejected(self, _: ClientNode, rejection: Rejection) -> None:
         for name in rejection.names:
             self.rejections[name] = rejection.message
-        log.error("Envoy rejected configuration", resources=list(rejection.names), reason=rejection.message)
+        _log.error("Envoy rejected configuration", resources=list(rejection.names), reason=rejection.message)

@@ -13,12 +13,14 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import structlog
 from google.protobuf.message import DecodeError
 
-from tulle.log import log
 from tulle.xds.backoff import Backoff
 from tulle.xds.proto import zds_pb2
 from tulle.ztunnel.pods import PodInfo, PodRefusedError
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 _MAX_MESSAGE: Final = 64 * 1024
 _MAX_DESCRIPTORS: Final = 4
@@ -56,7 +58,7 @@ class ZdsClient:
             try:
                 await self._connect()
             except (OSError, ProtocolError, DecodeError) as error:
-                log.info("node agent not connected", path=self._path, reason=str(error))
+                _log.info("node agent not connected", path=self._path, reason=str(error))
             await asyncio.sleep(self._backoff.pause())
 
     async def _connect(self) -> None:
@@ -125,7 +127,7 @@ class _Session:
         try:
             await self._pods.add(add.uid, PodInfo(info.name, info.namespace, info.service_account), descriptors[0])
         except PodRefusedError as error:
-            log.warning("pod refused", uid=add.uid, reason=str(error))
+            _log.warning("pod refused", uid=add.uid, reason=str(error))
             return str(error)
         return ""
 

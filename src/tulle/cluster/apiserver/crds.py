@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+
 from tulle.cluster.apiserver import errors
 from tulle.cluster.apiserver.kinds import Kind, PrinterColumn
 from tulle.cluster.apiserver.registry import Registry, version_rank
@@ -19,12 +21,12 @@ from tulle.cluster.apiserver.rest.deleter import DeleteOptions, Deleter
 from tulle.cluster.apiserver.rest.objects import now
 from tulle.cluster.apiserver.rest.writer import Writer
 from tulle.cluster.store import Event, Store
-from tulle.log import log
 
 Object = dict[str, Any]
 RESOURCE = "customresourcedefinitions.apiextensions.k8s.io"
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _EMPTY_SCHEMA: Mapping[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_log = structlog.get_logger("apiserver")
 
 
 def kinds_of(definition: Mapping[str, Any]) -> tuple[Kind, ...]:
@@ -151,7 +153,7 @@ class CustomKinds:
                     await self._reconcile(name)
                 except errors.StatusError as error:
                     if error.reason not in ("NotFound", "Conflict"):
-                        log.warning("CustomResourceDefinition not reconciled", name=name, error=error.message)
+                        _log.warning("CustomResourceDefinition not reconciled", name=name, error=error.message)
 
     async def _reconcile(self, name: str) -> None:
         kind = self._registry.find("apiextensions.k8s.io", "v1", "customresourcedefinitions")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from tulle.cluster import pki as pki_module
@@ -39,7 +40,6 @@ from tulle.cluster.apiserver.strategy.allocation import Allocator
 from tulle.cluster.apiserver.strategy.strategy import KindStrategy
 from tulle.cluster.apiserver.strategy.webhooks import Webhooks
 from tulle.cluster.store import Store
-from tulle.log import log
 
 Object = dict[str, Any]
 SERVICE_NETWORK = "10.96.0.0/16"
@@ -55,6 +55,7 @@ _PUBLIC = (
 _STREAMS = ("attach", "exec", "portforward")
 _HEALTH = ("/healthz", "/livez", "/readyz")
 _FOREVER = {"Cache-Control": "public, immutable", "Expires": "Fri, 31 Dec 9999 23:59:59 GMT"}
+_log = structlog.get_logger("apiserver")
 
 
 class ApiServer:
@@ -271,7 +272,7 @@ async def serve(
         await server.start([(address, host_port) for address in ("127.0.0.1", *extra_addresses)])
         if ready is not None:
             ready.set()
-        log.info("serving", port=host_port, addresses=["127.0.0.1", *extra_addresses], revision=server.store.revision)
+        _log.info("serving", port=host_port, addresses=["127.0.0.1", *extra_addresses], revision=server.store.revision)
         await EventExpiry(server.store).run()
     finally:
         with contextlib.suppress(asyncio.CancelledError):

@@ -10,16 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from tulle.cluster.controllers.caches import Context
 from tulle.cluster.controllers.discovery import Served, served
 from tulle.cluster.controllers.ownergraph import FOREGROUND, ORPHAN, Graph, Item, Owners, judge
 from tulle.kube import ApiError, Change, Client, Conflict, Informer, NotFound, Resource, WorkQueue
 from tulle.kube.client import Propagation
 from tulle.kube.objects import KubeObject, OwnerReference, PartialObject
-from tulle.log import log
 
 _REDISCOVER_SECONDS = 5.0
 _NOT_FOLLOWED = frozenset({("", "events"), ("events.k8s.io", "events")})
+
+log = structlog.get_logger("tulle.cluster.controllers")
 
 
 @dataclass(frozen=True)

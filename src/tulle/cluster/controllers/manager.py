@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
+
 from tulle.cluster.controllers.caches import Caches, Context
 from tulle.cluster.controllers.daemonset import DaemonSetController
 from tulle.cluster.controllers.deployment import DeploymentController
@@ -20,11 +22,12 @@ from tulle.cluster.controllers.replicaset import ReplicaSetController
 from tulle.cluster.controllers.scheduler import Scheduler
 from tulle.cluster.controllers.serviceaccounts import RootCaPublisher, ServiceAccountController
 from tulle.kube import Client, EventRecorder
-from tulle.log import log
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _STEADY_SECONDS = 60.0
+
+log = structlog.get_logger("tulle.cluster.controllers")
 
 
 class Controller(Protocol):

@@ -14,12 +14,13 @@ import signal
 import sys
 from pathlib import Path
 
+import structlog
+
 from tulle.cluster.node import cleanup, linux
 from tulle.cluster.node.app import KUBELET_PORT, Settings, run
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.runtime import cgroups
 from tulle.cluster.node.runtime.runtime import shim_pid
-from tulle.log import log
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -57,6 +58,19 @@ def enter_namespaces(paths: NodePaths) -> None:
         linux.mount("none", str(cgroups.MOUNT), "cgroup2")
 
 
+def _configure_log() -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 async def _main(settings: Settings) -> None:
     task = asyncio.create_task(run(settings))
     loop = asyncio.get_running_loop()
@@ -71,7 +85,7 @@ def main() -> None:
     """Parse the command line, enter the namespaces, run until SIGINT or SIGTERM."""
     arguments = _arguments()
     os.umask(0o022)
-    log.configure(stream=sys.stderr)
+    _configure_log()
     paths = NodePaths(arguments.state_dir.resolve(), arguments.name)
     if arguments.remove:
         cleanup.clean(paths.state, paths.node)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from tulle.cluster.node.images.store import ImageStore
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.pods.env import Service, ServicePort
@@ -31,7 +33,8 @@ from tulle.kube.events import EventRecorder
 from tulle.kube.informer import Informer
 from tulle.kube.objects import Service as ServiceObject
 from tulle.kube.resources import SERVICES
-from tulle.log import log
+
+log = structlog.get_logger("tulle.node")
 
 KUBELET_PORT = 10250
 SERVICES_PATIENCE = 5.0

@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from tulle.cluster.node import linux
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.runtime import cgroups, records
 from tulle.cluster.node.runtime.runtime import shim_pid
-from tulle.log import log
 
 PATIENCE = 5.0
 """Seconds that a killed process may take to be gone."""
+
+log = structlog.get_logger("tulle.node.cleanup")
 
 
 def end_containers(paths: NodePaths) -> None:

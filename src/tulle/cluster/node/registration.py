@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from tulle.cluster.node.pods.status import rfc3339
 from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists, ApiError, NotFound
 from tulle.kube.resources import Resource, untyped
-from tulle.log import log
 
 NODES: Resource[dict[str, Any]] = untyped("", "v1", "nodes", "Node", False)
 LEASES: Resource[dict[str, Any]] = untyped("coordination.k8s.io", "v1", "leases", "Lease", True)
@@ -34,6 +35,8 @@ MAX_PODS = 110
 KUBELET_VERSION = "v1.36.4"
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+log = structlog.get_logger("tulle.node.registration")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import structlog
+
 from tulle.cni.netns import PodNetns
 from tulle.cni.zds.session import Phase, Session, Verdict, Workload
-from tulle.log import log
 
 MAX_MESSAGE = 64 * 1024
 ANSWER_SECONDS = 15.0
+
+log = structlog.get_logger("tulle.cni.zds")
 
 
 class ZtunnelRefusedError(Exception):

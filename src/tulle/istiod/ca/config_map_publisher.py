@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
+import structlog
+
 from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists, Forbidden
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import ConfigMap, Namespace
 from tulle.kube.queue import WorkQueue
 from tulle.kube.resources import CONFIG_MAPS
-from tulle.log import log
+
+_log = structlog.get_logger(__name__)
 
 ROOT: Final = ("istio-ca-root-cert", "root-cert.pem")
 REVOCATIONS: Final = ("istio-ca-crl", "ca-crl.pem")
@@ -82,7 +85,7 @@ class ConfigMapPublisher:
             await self._write(namespace, exists=found is not None)
         except Forbidden as error:
             # A namespace that is just being deleted answers so too, so this is no reason to hurry.
-            log.warning("not_published", config_map=f"{namespace}/{self._name}", reason=str(error))
+            _log.warning("not_published", config_map=f"{namespace}/{self._name}", reason=str(error))
             return _FORBIDDEN_PAUSE
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import structlog
 from cryptography import x509
 
 from tulle.istiod.ca.authority import Authority, AuthorityError, Clock, Roots, utc_now
@@ -17,7 +18,8 @@ from tulle.kube.client import Client
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Secret
 from tulle.kube.resources import SECRETS
-from tulle.log import log
+
+_log = structlog.get_logger(__name__)
 
 
 def secret_informer(client: Client, namespace: str) -> Informer[Secret]:
@@ -40,7 +42,7 @@ class PluggedCa:
     def _changed(self, change: Change[Secret]) -> None:
         found = where(*change.key)
         if change.new is None:
-            log.warning(
+            _log.warning(
                 "plugged-in authority deleted",
                 secret=found,
                 consequence="the authority in use goes on until istiod starts anew, then istio-ca-secret signs",
@@ -54,13 +56,13 @@ class PluggedCa:
             check_successor(before, roots, found)
             self._authority.replace(roots)
         except AuthorityError as error:
-            log.error(
+            _log.error(
                 "plugged-in authority refused", reason=str(error), consequence="the authority in use goes on signing"
             )
             return
-        log.info("plugged-in authority taken", secret=found, signer=_signer(roots), trusted=_names(roots.trusted))
+        _log.info("plugged-in authority taken", secret=found, signer=_signer(roots), trusted=_names(roots.trusted))
         if roots.signer is not None and not leads_to(roots.signer, before.trusted):
-            log.warning(
+            _log.warning(
                 "plugged-in authority is unknown to proxies",
                 secret=found,
                 signer=_signer(roots),

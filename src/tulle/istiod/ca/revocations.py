@@ -12,6 +12,7 @@ import binascii
 from collections.abc import Iterable
 from typing import Final
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
@@ -20,7 +21,8 @@ from tulle.istiod.ca.config_map_publisher import REVOCATIONS, ConfigMapPublisher
 from tulle.kube.client import Client
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Namespace, Secret
-from tulle.log import log
+
+_log = structlog.get_logger(__name__)
 
 KEY: Final = REVOCATIONS[1]
 
@@ -44,7 +46,7 @@ class RevocationPublisher:
             text = published(change.new)
         except RevocationsError as error:
             where = "/".join(change.key)
-            log.error(
+            _log.error(
                 "revocations_refused", secret=where, key=KEY, reason=str(error), remedy="former lists stay in force"
             )
         else:

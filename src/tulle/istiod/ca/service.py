@@ -10,15 +10,17 @@ from datetime import timedelta
 from typing import Any, Final
 
 import grpc
+import structlog
 from google.protobuf.struct_pb2 import Struct
 
 from tulle.istiod.ca.authority import Authority, AuthorityError, CsrError
 from tulle.istiod.ca.callers import Authenticator, Caller, NotAuthenticated
 from tulle.istiod.ca.impersonation import TRUSTED_NODE_ACCOUNTS, NotAllowed, Pods, may_impersonate
 from tulle.istiod.ca.limiter import RateLimiter
-from tulle.log import log
 from tulle.security.identity import Identity, InvalidIdentity
 from tulle.xds.proto import ca_pb2
+
+_log = structlog.get_logger(__name__)
 
 SERVICE: Final = "istio.v1.auth.IstioCertificateService"
 METHOD: Final = f"/{SERVICE}/CreateCertificate"
@@ -76,7 +78,7 @@ class CertificateService:
         except AuthorityError as error:
             return await self._refuse(context, grpc.StatusCode.INTERNAL, "signing failed", "authority", str(error))
         self._on_result("success")
-        log.debug("certificate_signed", identity=identity.spiffe, caller=caller.identity.spiffe, pod=caller.pod_name)
+        _log.debug("certificate_signed", identity=identity.spiffe, caller=caller.identity.spiffe, pod=caller.pod_name)
         return ca_pb2.IstioCertificateResponse(cert_chain=chain)
 
     def _identity(self, caller: Caller, request: ca_pb2.IstioCertificateRequest) -> Identity:
@@ -91,7 +93,7 @@ class CertificateService:
         self, context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, told: str, kind: str, reason: str
     ) -> ca_pb2.IstioCertificateResponse:
         self._on_result(kind)
-        log.warning("certificate_refused", kind=kind, reason=reason, address=context.peer())
+        _log.warning("certificate_refused", kind=kind, reason=reason, address=context.peer())
         await context.abort(code, told)
 
 

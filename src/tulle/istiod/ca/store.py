@@ -15,6 +15,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -27,7 +28,8 @@ from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists, NotFound
 from tulle.kube.objects import Secret
 from tulle.kube.resources import SECRETS
-from tulle.log import log
+
+_log = structlog.get_logger(__name__)
 
 PLUGGED: Final = "cacerts"
 SELF_SIGNED: Final = "istio-ca-secret"
@@ -74,7 +76,7 @@ async def _create(client: Client, organization: str, namespace: str, now: dateti
         if other is None:
             raise
         return other
-    log.info("ca_root_created", secret=f"{namespace}/{SELF_SIGNED}", expires=str(root.expires))
+    _log.info("ca_root_created", secret=f"{namespace}/{SELF_SIGNED}", expires=str(root.expires))
     return data
 
 

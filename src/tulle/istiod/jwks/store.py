@@ -10,8 +10,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 
+import structlog
+
 from tulle.istiod.jwks.fetch import Issuer, KeysUnavailableError
-from tulle.log import log
+
+log = structlog.get_logger("tulle.istiod.jwks")
 
 REFRESH_SECONDS = 1200.0
 _FIRST_RETRY = 1.0

@@ -16,13 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tulle.log import log
+import structlog
+
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.dns import lookup, message, origin, relay
 from tulle.ztunnel.dns.counters import DnsCounters
 from tulle.ztunnel.dns.origin import HostPort, UnknownOriginError
 from tulle.ztunnel.netns import made_inside
 from tulle.ztunnel.state.mesh import Mesh
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 DNS_PORT: Final = 15053
 #: Questions of one pod that may be on their way at the same time, and connections that it may have open.
@@ -194,7 +197,7 @@ class _PodServer:
         try:
             answer = await relay.ask(self._netns, query, self._resolver(whom), stream=stream)
         except OSError as error:
-            log.debug("resolver did not answer", pod=self.pod.name, namespace=self.pod.namespace, reason=str(error))
+            _log.debug("resolver did not answer", pod=self.pod.name, namespace=self.pod.namespace, reason=str(error))
             answer = message.failure(query)
             self._counters.failed(labels)
         self._counters.forwarded(labels, time.monotonic() - began)
@@ -205,7 +208,7 @@ class _PodServer:
         try:
             return whom()
         except UnknownOriginError as error:
-            log.warning("asking the node proxy's own resolver", pod=self.pod.name, reason=str(error))
+            _log.warning("asking the node proxy's own resolver", pod=self.pod.name, reason=str(error))
         for line in _RESOLV_CONF.read_text().splitlines():
             words = line.split()
             if words[:1] == ["nameserver"] and len(words) > 1:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
+import structlog
 
-from tulle.log import log
 from tulle.ztunnel.config.names import HBONE_PORT
 from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.loglevels import NUMBERS
@@ -19,6 +19,8 @@ from tulle.ztunnel.traffic.revoked import RevocationWatch
 from tulle.ztunnel.traffic.sockets import Ends, destroy, established
 from tulle.ztunnel.traffic.table import Connection, OpenConnections
 from tulle.ztunnel.traffic.watch import PolicyWatch
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 
 class TrafficMonitor:
@@ -58,7 +60,7 @@ class TrafficMonitor:
             try:
                 line = self._decode(text)
             except msgspec.DecodeError as error:
-                log.error("a line of Envoy cannot be read", line=text.decode(errors="replace"), reason=str(error))
+                _log.error("a line of Envoy cannot be read", line=text.decode(errors="replace"), reason=str(error))
                 continue
             written = self._opened(line) if line.opened else self._ended(line)
             if written:

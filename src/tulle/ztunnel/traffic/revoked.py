@@ -11,9 +11,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from tulle.log import log
+import structlog
+
 from tulle.ztunnel.traffic.sockets import CannotCloseError, Ends
 from tulle.ztunnel.traffic.table import OpenConnections
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 CLOSED: Final = "connection closed: the peer's certificate is revoked"
 #: Seconds after a change, in which Envoy takes the new lists and tells of what it has let in by the former ones.
@@ -54,7 +57,7 @@ class RevocationWatch:
             try:
                 self._look_at(pod)
             except (CannotCloseError, OSError) as error:
-                log.error("tunnels stay open", pod=pod, reason=str(error))
+                _log.error("tunnels stay open", pod=pod, reason=str(error))
 
     def _look_at(self, pod: str) -> None:
         tunnelled = [c for c in self._connections.of(pod) if c.tunnel is not None]
@@ -67,4 +70,4 @@ class RevocationWatch:
             self._connections.closing(connection, CLOSED)
         if closing:
             self._close(pod, closing)
-            log.info("tunnels closed", pod=pod, revoked=len(forbidden), idle=len(closing) - len(forbidden))
+            _log.info("tunnels closed", pod=pod, revoked=len(forbidden), idle=len(closing) - len(forbidden))

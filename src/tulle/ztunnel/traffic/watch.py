@@ -10,11 +10,14 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from tulle.log import log
+import structlog
+
 from tulle.ztunnel.config.local_access import LocalAccess
 from tulle.ztunnel.traffic.sockets import CannotCloseError
 from tulle.ztunnel.traffic.table import Connection, OpenConnections
 from tulle.ztunnel.traffic.verdict import objection
+
+_log = structlog.get_logger("tulle.ztunnel")
 
 CLOSED: Final = "connection closed due to policy change"
 #: Seconds after a change, and further seconds for policies to arrive.
@@ -85,6 +88,6 @@ class PolicyWatch:
         try:
             self._close(pod, refused)
         except (CannotCloseError, OSError) as error:
-            log.error("connections stay open", pod=pod, connections=len(refused), reason=str(error))
+            _log.error("connections stay open", pod=pod, connections=len(refused), reason=str(error))
         else:
-            log.info(CLOSED, pod=pod, connections=len(refused))
+            _log.info(CLOSED, pod=pod, connections=len(refused))

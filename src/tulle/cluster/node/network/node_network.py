@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
 from tulle.cluster.node.network import link, namespaces
 from tulle.cluster.node.network.catalogue import Catalogue
 from tulle.cluster.node.network.cni import Chain, first_result
@@ -28,10 +30,11 @@ from tulle.kube.client import Client
 from tulle.kube.informer import Informer
 from tulle.kube.objects import Namespace
 from tulle.kube.resources import ENDPOINT_SLICES, NAMESPACES, SERVICES
-from tulle.log import log
 
 HOST_RESOLV_CONF = Path("/etc/resolv.conf")
 MAX_SEARCH_DOMAINS = 32
+
+log = structlog.get_logger("tulle.node.network")
 
 
 class _Namespaces:

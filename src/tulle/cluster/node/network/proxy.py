@@ -8,11 +8,14 @@ between attempts.
 import asyncio
 from collections.abc import Callable, Mapping
 
+import structlog
+
 from tulle.cluster.node.network.catalogue import Catalogue, Key
 from tulle.cluster.node.network.commands import CommandError, nft, run
 from tulle.cluster.node.network.config import NetworkConfig
 from tulle.cluster.node.network.services import EMPTY, TABLE, Fragment, Placement, base_ruleset, render, transition
-from tulle.log import log
+
+log = structlog.get_logger("tulle.node.services")
 
 COALESCE_SECONDS = 0.005
 MAX_BACKOFF_SECONDS = 10.0

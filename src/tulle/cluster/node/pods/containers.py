@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from tulle.cluster.node.pods import actions, plan, stopping, terminal_message
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.probes import Callbacks, Kind, Prober
@@ -24,7 +26,8 @@ from tulle.cluster.node.pods.stopping import Deadline
 from tulle.cluster.node.pods.volumes import Prepared
 from tulle.cluster.node.runtime.records import Status
 from tulle.cluster.node.runtime.shim.client import ShimError
-from tulle.log import log
+
+log = structlog.get_logger("tulle.node.pod")
 
 
 class Containers:

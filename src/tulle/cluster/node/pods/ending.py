@@ -6,13 +6,16 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 
+import structlog
+
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.publisher import PODS
 from tulle.cluster.node.pods.spec import Pod
 from tulle.cluster.node.runtime.shim.client import ShimError
 from tulle.cluster.node.seams import NetworkError, PodRef
 from tulle.kube.errors import ApiError, Conflict, NotFound
-from tulle.log import log
+
+log = structlog.get_logger("tulle.node.pod")
 
 
 async def release(node: Node, pod: Pod, sandbox: str) -> None:

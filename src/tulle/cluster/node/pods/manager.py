@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import structlog
 
 from tulle.cluster.node.pods import ending, spec
 from tulle.cluster.node.pods.node import Node
@@ -20,7 +21,8 @@ from tulle.cluster.node.runtime.records import Status
 from tulle.cluster.node.runtime.shim.client import ShimError
 from tulle.cluster.node.seams import NetworkError, PodRef
 from tulle.kube.informer import Change, Informer
-from tulle.log import log
+
+log = structlog.get_logger("tulle.node.pods")
 
 
 class PodManager:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import structlog
+
 from tulle.cluster.node.pods import status
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.spec import Pod
 from tulle.cluster.node.pods.status import PodState
 from tulle.kube.errors import ApiError, NotFound
 from tulle.kube.resources import Resource, untyped
-from tulle.log import log
 
 PODS: Resource[dict[str, Any]] = untyped("", "v1", "pods", "Pod", True)
+
+log = structlog.get_logger("tulle.node.status")
 
 
 class Publisher:

@@ -11,6 +11,8 @@ import contextlib
 import time
 from collections.abc import Iterable, Mapping
 
+import structlog
+
 from tulle.cluster.node.pods import plan, sandboxes, status
 from tulle.cluster.node.pods.containers import Containers
 from tulle.cluster.node.pods.downward import PodFacts
@@ -27,10 +29,11 @@ from tulle.cluster.node.pods.stopping import Deadline
 from tulle.cluster.node.pods.volumes import Prepared
 from tulle.cluster.node.runtime.records import Status
 from tulle.cluster.node.runtime.shim.client import ShimError
-from tulle.log import log
 
 RETRY = 2.0
 RESYNC = 60.0
+
+log = structlog.get_logger("tulle.node.pod")
 
 
 class PodWorker:

@@ -7,6 +7,7 @@ import contextlib
 import struct
 from collections.abc import Awaitable, Callable
 
+import structlog
 from aiohttp import WSMsgType, web
 
 from tulle.cluster.node.pods.manager import PodManager
@@ -15,7 +16,8 @@ from tulle.cluster.node.runtime.exec import ExecError, ExecRequest, ExecSession
 from tulle.cluster.node.runtime.shim import protocol
 from tulle.cluster.node.runtime.shim.client import Attachment, ShimError
 from tulle.cluster.node.server import channels
-from tulle.log import log
+
+log = structlog.get_logger("tulle.node.streams")
 
 Input = Callable[[int, bytes], Awaitable[None]]
 

@@ -13,16 +13,18 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 
+import structlog
 from aiohttp import WSMsgType, web
 
 from tulle.cluster.node import linux
 from tulle.cluster.node.pods.manager import PodManager
 from tulle.cluster.node.server import spdy
-from tulle.log import log
 
 PROTOCOL = "SPDY/3.1+portforward.k8s.io"
 CHUNK = 32 * 1024
 CONNECT_PATIENCE = 10.0
+
+log = structlog.get_logger("tulle.node.portforward")
 
 
 class ConnectError(Exception):

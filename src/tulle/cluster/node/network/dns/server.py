@@ -7,17 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import structlog
 from dnslib import QTYPE, RCODE, RR
 
 from tulle.cluster.node.network.dns import message
 from tulle.cluster.node.network.dns.message import Question
 from tulle.cluster.node.network.dns.upstream import Upstream
 from tulle.cluster.node.network.dns.zone import Record, Zone
-from tulle.log import log
 
 MAX_IN_FLIGHT = 1000
 TCP_IDLE_SECONDS = 10.0
 MAX_ALIASES = 8
+
+log = structlog.get_logger("tulle.node.dns")
 
 
 @dataclass

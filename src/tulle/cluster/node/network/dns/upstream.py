@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
 from dnslib import DNSRecord
 
 from tulle.cluster.node.machine import machine_netns
 from tulle.cluster.node.network.dns.message import query, same_question
 from tulle.cluster.node.network.namespaces import socket_in
-from tulle.log import log
 
 TIMEOUT_SECONDS = 2.0
+
+log = structlog.get_logger("tulle.node.dns")
 
 
 @dataclass(frozen=True)
