@@ -166,7 +166,10 @@ def _ref_message(policy: AuthorizationPolicy, result: RefResult) -> str:
         case RefOutcome.TARGET_NOT_FOUND:
             return f"{name} was not found; create it, or correct the targetRef"
         case RefOutcome.ANCESTOR_NOT_BOUND:
-            return f"{name} is not bound to a waypoint; label it or its namespace with istio.io/use-waypoint"
+            return (
+                f"{name} is not bound to a waypoint; label it or its namespace with istio.io/use-waypoint, or deploy the "
+                "waypoint that is named there"
+            )
         case RefOutcome.INVALID:
             return (
                 f"{name} cannot be targeted: a GatewayClass must be istio-waypoint and the policy in the root namespace"
