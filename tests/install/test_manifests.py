@@ -53,16 +53,6 @@ def test_what_is_generated_is_what_is_installed(profile: str) -> None:
     assert settings["tulle"] == manifests.PROFILES[profile]
 
 
-@pytest.mark.parametrize("awaits", [False, True])
-def test_ztunnel_starts_without_the_root_certificate_only_where_it_comes_at_once(awaits: bool) -> None:
-    found = manifests.mesh(manifests.Values("istio", ztunnel_awaits_root=awaits))
-    (pod,) = (
-        d["spec"]["template"]["spec"] for d in found if d["metadata"]["name"] == "ztunnel" and d["kind"] == "DaemonSet"
-    )
-    (root,) = (volume["configMap"] for volume in pod["volumes"] if volume["name"] == "istiod-ca-cert")
-    assert root == {"name": "istio-ca-root-cert", "optional": awaits}
-
-
 def test_choices_reach_every_object() -> None:
     found = generated(
         "--image", "example.com/mesh:1", "-i", "mesh", "--trust-domain", "example.org", "--no-dns-capture"

@@ -42,7 +42,7 @@ class Progress:
 
 def up(spec: ClusterSpec, *, merge: bool, dns_capture: bool, wait_seconds: float, console: Console) -> None:
     """Bring everything up and wait until the mesh is ready. Raises ClusterError, KubeconfigError, ApiError, NotReadyError."""
-    values = manifests.Values(spec.profile, dns_capture=dns_capture, ztunnel_awaits_root=True)
+    values = manifests.Values(profile=spec.profile, dns_capture=dns_capture)
     values.mesh()
     progress = Progress(console)
     lifecycle.start(spec)

@@ -29,11 +29,7 @@ class UnknownProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Values:
-    """What an installation may choose. `image` runs every part of the mesh; `dns_capture` is Istio's `cni.ambient.dnsCapture`.
-
-    `ztunnel_awaits_root`: ztunnel starts before istiod has published the mesh's root certificate, and waits for it itself. For nodes that
-    bring a ConfigMap into running pods at once; a kubelet may take a minute, but starts a pod as soon as what it mounts is there.
-    """
+    """What an installation may choose. `image` runs every part of the mesh; `dns_capture` is Istio's `cni.ambient.dnsCapture`."""
 
     profile: str
     namespace: str = "istio-system"
@@ -42,7 +38,6 @@ class Values:
     trust_domain: str = "cluster.local"
     mesh_config: Mapping[str, Any] = field(default_factory=dict)
     dns_capture: bool = True
-    ztunnel_awaits_root: bool = False
 
     def mesh(self) -> dict[str, Any]:
         """The mesh configuration: the profile's keys, then whatever was given besides. Raises UnknownProfileError."""
@@ -75,7 +70,6 @@ def mesh(values: Values) -> tuple[dict[str, Any], ...]:
                 "pull_policy": values.pull_policy,
                 "trust_domain": values.trust_domain,
                 "dns_capture": str(values.dns_capture).lower(),
-                "ztunnel_awaits_root": str(values.ztunnel_awaits_root).lower(),
                 "mesh_config": "".join(f"    {line}\n" for line in config.splitlines()),
             },
         )
