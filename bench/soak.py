@@ -1,7 +1,7 @@
 """Whether the mesh stays as it is under load while pods come and go: `python -m bench.soak [--minutes 15]`.
 
-A client asks at half of the highest rate that was measured just before, over a path with ztunnels only and over one with a waypoint.
-Meanwhile every second one pod of the servers' Deployments is deleted, and its ReplicaSet makes another. What is asked: does the
+A client asks over a path with ztunnels only and over one with a waypoint at once, each at a quarter of the highest rate that it alone
+was just measured to have: together half of what the machine can do. Meanwhile every second one pod of the servers' Deployments is deleted, and its ReplicaSet makes another. What is asked: does the
 memory or the number of open files of any process grow, and does a request fail other than on a connection that a deleted pod had?
 """
 
@@ -26,6 +26,8 @@ from tulle.kube.objects import Pod as PodObject
 from tulle.kube.resources import PODS
 
 PORT, PATH = 5000, "/hello"
+_LOAD = 0.5
+"""Of what the machine can do, whichever path it is spent on."""
 PLACES: Mapping[str, str] = {"soak-l4": "ztunnel only", "soak-l7": "ztunnel and waypoint"}
 """The namespaces of the servers, and the paths to them."""
 REPLICAS, LEAST = 5, 3
@@ -158,7 +160,7 @@ async def _disturbed(mesh: Mesh, seen: Soak) -> AsyncIterator[None]:
 
 
 async def measure(mesh: Mesh, seconds: float, pre_stop: int) -> dict[str, Any]:
-    """The highest rates with nothing else going on, then the soak at half of them."""
+    """The highest rate of each path with nothing else going on, then the soak at half load."""
     client = place(mesh, pre_stop)
     await load(mesh, client, dict.fromkeys(PLACES, 50.0), 2.0)
     fastest = await load(mesh, client, dict.fromkeys(PLACES, 0.0), _FASTEST)
@@ -166,7 +168,7 @@ async def measure(mesh: Mesh, seconds: float, pre_stop: int) -> dict[str, Any]:
     print(", ".join(f"{PLACES[name]}: at most {rate:.0f}/s" for name, rate in most.items()), file=sys.stderr)
     seen = Soak()
     async with _disturbed(mesh, seen):
-        found = await load(mesh, client, {name: rate / 2 for name, rate in most.items()}, seconds)
+        found = await load(mesh, client, {name: _LOAD * rate / len(most) for name, rate in most.items()}, seconds)
     return {
         "seconds": seconds,
         "most": most,
