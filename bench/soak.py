@@ -1,8 +1,9 @@
 """Whether the mesh stays as it is under load while pods come and go: `python -m bench.soak [--minutes 15]`.
 
-A client asks over a path with ztunnels only and over one with a waypoint at once, each at a quarter of the highest rate that it alone
-was just measured to have: together half of what the machine can do. Meanwhile every second one pod of the servers' Deployments is deleted, and its ReplicaSet makes another. What is asked: does the
-memory or the number of open files of any process grow, and does a request fail other than on a connection that a deleted pod had?
+Every second one pod of the servers' Deployments is deleted, and its ReplicaSet makes another. Meanwhile a client asks over a path with
+ztunnels only and over one with a waypoint, at half of the highest rates that were measured just before under the same disturbance. What
+is asked: does the memory or the number of open files of any process grow, and does a request fail other than on a connection that a
+deleted pod had?
 """
 
 from __future__ import annotations
@@ -26,14 +27,12 @@ from tulle.kube.objects import Pod as PodObject
 from tulle.kube.resources import PODS
 
 PORT, PATH = 5000, "/hello"
-_LOAD = 0.5
-"""Of what the machine can do, whichever path it is spent on."""
 PLACES: Mapping[str, str] = {"soak-l4": "ztunnel only", "soak-l7": "ztunnel and waypoint"}
 """The namespaces of the servers, and the paths to them."""
 REPLICAS, LEAST = 5, 3
 _SAMPLE = 5.0
 _KILL_EVERY = 1.0
-_FASTEST = 10.0
+_FASTEST = 20.0
 
 
 def _servers(namespace: str, pre_stop: int) -> str:
@@ -160,15 +159,16 @@ async def _disturbed(mesh: Mesh, seen: Soak) -> AsyncIterator[None]:
 
 
 async def measure(mesh: Mesh, seconds: float, pre_stop: int) -> dict[str, Any]:
-    """The highest rate of each path with nothing else going on, then the soak at half load."""
+    """The highest rates while pods are replaced, then the soak at half of them."""
     client = place(mesh, pre_stop)
     await load(mesh, client, dict.fromkeys(PLACES, 50.0), 2.0)
-    fastest = await load(mesh, client, dict.fromkeys(PLACES, 0.0), _FASTEST)
+    async with _disturbed(mesh, Soak()):
+        fastest = await load(mesh, client, dict.fromkeys(PLACES, 0.0), _FASTEST)
     most = {name: found["done"] / found["seconds"] for name, found in fastest.items()}
     print(", ".join(f"{PLACES[name]}: at most {rate:.0f}/s" for name, rate in most.items()), file=sys.stderr)
     seen = Soak()
     async with _disturbed(mesh, seen):
-        found = await load(mesh, client, {name: _LOAD * rate / len(most) for name, rate in most.items()}, seconds)
+        found = await load(mesh, client, {name: rate / 2 for name, rate in most.items()}, seconds)
     return {
         "seconds": seconds,
         "most": most,

@@ -19,6 +19,7 @@ from tests.ztunnel.lab import Lab, Pod, run
 from tulle.cni.enrolment import Redirection
 from tulle.cni.rules import pod_ruleset
 from tulle.ztunnel.config.local_pod import LocalPod
+from tulle.ztunnel.config.names import MARK
 from tulle.ztunnel.dns import relay, server
 from tulle.ztunnel.dns.counters import DnsCounters
 from tulle.ztunnel.dns.server import DnsProxy
@@ -194,6 +195,19 @@ async def test_a_silent_or_absent_resolver_is_a_failure_that_the_client_hears_of
     assert (await node.ask("www.example.org", whom=node.client.ip.replace(".10", ".1"))).header.rcode == 2
     assert node.count("dns_upstream_failures") == failures + 2
     assert "istio_dns_upstream_request_duration_seconds_bucket" in generate_latest(node.registry).decode()
+
+
+async def test_a_question_from_a_port_that_the_proxy_has_just_asked_from_is_the_proxys_all_the_same(node: Node) -> None:
+    loop, answers = asyncio.get_running_loop(), []
+    for mark, name in ((MARK, "www.example.org"), (0, "api.example.com"), (MARK, "www.example.org")):
+        with node.link(socket.SOCK_DGRAM, node.client) as link:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            link.bind((node.client.ip, 40_000))
+            link.connect((node.resolver.ip, 53))
+            async with asyncio.timeout(60):
+                await loop.sock_sendall(link, bytes(DNSRecord.question(name).pack()))
+                answers.append(len(DNSRecord.parse(await loop.sock_recv(link, 65535)).rr))
+    assert answers == [1, 2, 1]
 
 
 async def test_a_pod_may_have_so_many_questions_on_their_way_and_no_more(

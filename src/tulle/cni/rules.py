@@ -17,6 +17,7 @@ PROBE_SOURCE_IPV6 = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
 OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT, DNS_PORT = 15001, 15006, 15008, 15053
 MARK_MASK, ZTUNNEL_MARK, CONNECTION_MARK = 0xFFF, 0x539, 0x111
 ROUTE_TABLE, RULE_PREFERENCE = 100, 32764
+DNS_ZONE = 1
 
 # Replies to what ztunnel sends in a client's name carry the connection mark; this brings them to ztunnel's socket.
 ROUTE = f"route replace local default dev lo table {ROUTE_TABLE}"
@@ -72,8 +73,25 @@ def pod_ruleset(wanted: Redirection) -> Ruleset:
         ),
         ("inbound", "type nat hook prerouting priority dstnat", _inbound(wanted)),
         ("outbound", "type nat hook output priority -100", _outbound(wanted)),
+        *(_DNS_APART if wanted.dns else ()),
     )
     return Ruleset(chains)
+
+
+# What ztunnel asks a resolver is tracked apart. Else a question from a port that ztunnel has just used for one of its own
+# would be taken for more of that, and pass by the redirect (and the other way round).
+_DNS_APART = (
+    (
+        "ztunnel-asks",
+        "type filter hook output priority raw",
+        (f"{_FROM_ZTUNNEL} meta l4proto udp th dport 53 ct zone set {DNS_ZONE}",),
+    ),
+    (
+        "ztunnel-hears",
+        "type filter hook prerouting priority raw",
+        (f'iifname != "lo" meta l4proto udp th sport 53 ct zone set {DNS_ZONE}',),
+    ),
+)
 
 
 def _inbound(wanted: Redirection) -> tuple[str, ...]:
