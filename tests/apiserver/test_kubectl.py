@@ -218,6 +218,14 @@ def test_wait_and_delete(kubectl: Kubectl, namespace: str) -> None:
     assert kubectl.run("get", "configmaps", *in_it).stderr == f"No resources found in {namespace} namespace.\n"
 
 
+def test_a_pod_waits_for_the_service_account_of_its_new_namespace(kubectl: Kubectl) -> None:
+    kubectl("create", "namespace", "new")
+    command = [str(KUBECTL), "run", "p", "--image=i", "-n", "new", f"--kubeconfig={kubectl.kubeconfig}"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    kubectl("create", "serviceaccount", "default", "-n", "new")
+    assert running.communicate()[0] == "pod/p created\n"
+
+
 def test_get_watch_follows(kubectl: Kubectl, namespace: str) -> None:
     command = [str(KUBECTL), "get", "pods", "-w", "-n", namespace, f"--kubeconfig={kubectl.kubeconfig}"]
     watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -29,6 +29,9 @@ class Strategy(Protocol):
     def default(self, kind: Kind, obj: Object) -> None:
         """Fill in defaults, in place."""
 
+    async def await_needed(self, kind: Kind, obj: Object) -> None:
+        """Wait for what a new object needs and others are about to make."""
+
     def prepare_create(self, kind: Kind, obj: Object, options: Options) -> None:
         """Mutating admission and allocation for a new object. Raises StatusError."""
 
@@ -77,6 +80,7 @@ class Writer:
         objects.begin(kind, obj)
         name = obj["metadata"].get("name", "")
         self.strategy.default(kind, obj)
+        await self.strategy.await_needed(kind, obj)
         if name and self.store.get(key_of(kind, namespace, name)) is not None:
             raise errors.already_exists(kind.plural, kind.group, name)
         self.strategy.prepare_create(kind, obj, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Any
 
@@ -13,6 +14,7 @@ from tulle.cluster.store import Key, Store
 Object = dict[str, Any]
 TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3607
+_ACCOUNT_ATTEMPTS, _ACCOUNT_PAUSE = 100, 0.05
 IMMORTAL = ("default", "kube-system", "kube-public")
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _TOLERATIONS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -40,6 +42,19 @@ def check_may_die(kind: Kind, name: str) -> None:
     """The system's namespaces stay. Raises StatusError 403."""
     if kind.plural == "namespaces" and not kind.group and name in IMMORTAL:
         raise errors.forbidden("namespaces", "", name, "this namespace may not be deleted")
+
+
+async def await_default_account(store: Store, pod: Object) -> None:
+    """The ServiceAccount `default` is made a moment after its namespace; a pod that is quicker waits for it, as upstream
+    (which asks ten times), some seconds at most.
+    """
+    namespace, name = pod["metadata"]["namespace"], pod["spec"].get("serviceAccountName") or "default"
+    if name != "default" or store.get(Key("namespaces", "", namespace)) is None:
+        return
+    for _ in range(_ACCOUNT_ATTEMPTS):
+        if store.get(Key("serviceaccounts", namespace, name)) is not None:
+            return
+        await asyncio.sleep(_ACCOUNT_PAUSE)
 
 
 def admit_pod(store: Store, pod: Object) -> None:

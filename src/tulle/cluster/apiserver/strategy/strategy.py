@@ -43,6 +43,11 @@ class KindStrategy:
         if defaulter is not None:
             defaulter(obj)
 
+    async def await_needed(self, kind: Kind, obj: Object) -> None:
+        """Wait for what others make at about the same time; whether it came is for `prepare_create` to say."""
+        if (kind.group, kind.kind) == ("", "Pod"):
+            await admission.await_default_account(self._store, obj)
+
     def prepare_create(self, kind: Kind, obj: Object, options: Options) -> None:
         """Namespace life cycle, ServiceAccount admission, allocation. Raises StatusError."""
         if kind.namespaced:
