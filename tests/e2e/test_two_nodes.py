@@ -110,7 +110,7 @@ def test_services_and_names_lead_to_the_other_node(nodes: Mesh) -> None:
 def test_only_tls_1_3_on_port_15008_crosses_between_the_nodes(nodes: Mesh, tmp_path: Path) -> None:
     source, server = address(nodes, "here", "client"), address(nodes, "there", "web")
     file = tmp_path / "between.pcap"
-    nodes.ok("kubectl rollout restart -n istio-system daemonset/ztunnel")  # so that connections are opened anew
+    nodes.ok("kubectl delete pod -n istio-system -l app=ztunnel --timeout=120s")  # so that connections are opened anew
     nodes.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=120s")
     with capture.capturing("node2", file, f"tcp and host {source} and host {server}"):
         nodes.settles(GET, SERVED)

@@ -46,7 +46,7 @@ def test_only_tls_1_3_on_port_15008_crosses_the_bridge(lesson: Mesh, tmp_path: P
     servers = lesson.ok("kubectl get pod -n hello -l app=helloworld -o jsonpath={.items[*].status.podIP}").split()
     file = tmp_path / "bridge.pcap"
     between = f"tcp and host {client} and (host {servers[0]} or host {servers[1]})"
-    lesson.ok("kubectl rollout restart -n istio-system daemonset/ztunnel")  # so that connections are opened anew
+    lesson.ok("kubectl delete pod -n istio-system -l app=ztunnel --timeout=120s")  # so that connections are opened anew
     lesson.ok("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=120s")
     with capture.capturing("tulle-br0", file, between):
         lesson.settles(GET, Outcome(0, "Hello version"))
