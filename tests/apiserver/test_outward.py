@@ -160,6 +160,8 @@ async def kubelet(request: web.Request) -> web.StreamResponse:
         return web.Response(status=401)
     if request.path.startswith("/containerLogs/"):
         return web.Response(text=f"{request.path}?{request.query_string}\n")
+    if "ended" in request.query_string:
+        return web.Response(status=404, text="it has ended")
     socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io",))
     await socket.prepare(request)
     await socket.send_bytes(b"\x01" + request.path_qs.encode())
@@ -215,6 +217,19 @@ async def test_exec_needs_a_websocket_and_a_known_protocol(api: Api, pod: str) -
     assert (await api.call("POST", f"{pod}/exec?container=c&command=ls"))[0] == 400
     with pytest.raises(aiohttp.WSServerHandshakeError):
         await api.session.ws_connect(f"{api.url}{pod}/exec?container=c", protocols=("base64.channel.k8s.io",))
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "SPDY/3.1"])
+async def test_a_client_of_either_protocol_hears_why_the_kubelet_refuses(api: Api, pod: str, upgrade: str) -> None:
+    asked = {
+        "Connection": "Upgrade",
+        "Upgrade": upgrade,
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(b"0" * 16).decode(),
+        "Sec-WebSocket-Protocol": "v5.channel.k8s.io",
+    }
+    status, refused = await api.call("GET", f"{pod}/exec?container=c&command=ended", headers=asked)
+    assert (status, refused["reason"], refused["message"]) == (404, "NotFound", "it has ended")
 
 
 async def test_an_unscheduled_pod_has_no_kubelet(api: Api) -> None:

@@ -88,6 +88,8 @@ def test_an_image_that_cannot_be_had(mesh: Mesh) -> None:
     mesh.ok("kubectl run nowhere --image=example.com/no/such:1")
     mesh.settles("kubectl get pod nowhere", Outcome(0, "ErrImagePull"))
     mesh.settles("kubectl describe pod nowhere", Outcome(0, "example.com/no/such:1"))
+    inside = mesh.run("kubectl exec nowhere -- ls")
+    assert 'container "nowhere" of pod "default/nowhere" is not running on this node' in inside.output
     mesh.ok("kubectl delete pod nowhere --now")
 
 

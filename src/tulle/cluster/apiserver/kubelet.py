@@ -24,7 +24,7 @@ Object = dict[str, Any]
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "SPDY/3.1+portforward.k8s.io")
 _KUBELET_PORT = 10250
 _CONNECT_SECONDS = 10.0
-_CHUNK = 64 * 1024
+_REASONS = {400: "BadRequest", 404: "NotFound"}
 _PATHS = {"exec": "exec", "attach": "attach", "portforward": "portForward"}
 _PASSED = {
     "log": ("follow", "tailLines", "previous", "timestamps", "sinceSeconds", "sinceTime", "limitBytes"),
@@ -103,14 +103,24 @@ class KubeletProxy:
         except aiohttp.ClientConnectionError as error:
             raise errors.internal(f"Get {url!r}: {error}") from None
 
+    async def _refusal(self, url: str) -> errors.StatusError:
+        """Why the kubelet opens no stream here. A refused handshake does not carry its text, and kubectl then asks again by SPDY and shows
+        only what that is answered; so what it wants is asked for without an upgrade, which the kubelet refuses with the same reason or, if
+        there is none, because of that.
+        """
+        try:
+            async with self.session().get(url) as answer:
+                message = (await answer.text()).strip() or f"the kubelet answered {answer.status}"
+                return errors.StatusError(answer.status, _REASONS.get(answer.status, "InternalError"), message)
+        except aiohttp.ClientConnectionError as error:
+            return errors.internal(f"error dialing backend: {error}")
+
     async def stream(self, call: Call) -> web.StreamResponse:
         """exec, attach or portforward over a websocket."""
-        if call.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise errors.bad_request(
-                "Upgrade request required: this server speaks websockets (v5.channel.k8s.io) here, not SPDY"
-            )
         subresource = call.info.subresource
         url = self._url(call, _PATHS[subresource], with_container=subresource != "portforward")
+        if call.request.headers.get("Upgrade", "").lower() != "websocket":
+            raise await self._refusal(url)
         offered = [p.strip() for p in call.request.headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
         shared = [protocol for protocol in offered if protocol in PROTOCOLS]
         if not shared:
@@ -125,10 +135,8 @@ class KubeletProxy:
                 await client.prepare(call.request)
                 await _join(client, upstream)
                 return client
-        except aiohttp.WSServerHandshakeError as error:
-            raise errors.StatusError(
-                error.status if error.status >= 400 else 500, "InternalError", f"the kubelet refused: {error.message}"
-            ) from None
+        except aiohttp.WSServerHandshakeError:
+            raise await self._refusal(url) from None
         except aiohttp.ClientConnectionError as error:
             raise errors.internal(f"error dialing backend: {error}") from None
 

@@ -16,6 +16,7 @@ from tulle.cluster.node.runtime.exec import ExecError, ExecRequest, ExecSession
 from tulle.cluster.node.runtime.shim import protocol
 from tulle.cluster.node.runtime.shim.client import Attachment, ShimError
 from tulle.cluster.node.server import channels
+from tulle.cluster.node.server.upgrade import upgraded
 
 log = structlog.get_logger("tulle.node.streams")
 
@@ -54,8 +55,7 @@ class StreamHandler:
             raise web.HTTPBadRequest(text="exec needs at least one `command` parameter")
         tty = _flag(request, "tty")
         wanted = ExecRequest(command, stdin=_flag(request, "stdin", "input"), tty=tty)
-        socket = _websocket()
-        await socket.prepare(request)
+        socket = await upgraded(request, channels.PROTOCOLS)
         try:
             session = await ExecSession.start(self._node.runtime.directory(cid), self._node.paths.crun, cid, wanted)
         except (ExecError, OSError) as error:
@@ -68,8 +68,7 @@ class StreamHandler:
         """Join the streams of the container's own process."""
         cid = self._cid(request)
         record = self._node.runtime.statuses[cid].record
-        socket = _websocket()
-        await socket.prepare(request)
+        socket = await upgraded(request, channels.PROTOCOLS)
         try:
             attachment = await self._node.runtime.attach(
                 cid,
@@ -81,10 +80,6 @@ class StreamHandler:
             return await _refuse(socket, f"failed to attach to container: {error}")
         await _Attach(socket, attachment).run()
         return socket
-
-
-def _websocket() -> web.WebSocketResponse:
-    return web.WebSocketResponse(protocols=channels.PROTOCOLS, max_msg_size=0, compress=False)
 
 
 async def _refuse(socket: web.WebSocketResponse, message: str) -> web.StreamResponse:

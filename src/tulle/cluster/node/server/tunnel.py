@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 from tulle.cluster.node import linux
 from tulle.cluster.node.pods.manager import PodManager
 from tulle.cluster.node.server import spdy
+from tulle.cluster.node.server.upgrade import upgraded
 
 PROTOCOL = "SPDY/3.1+portforward.k8s.io"
 CHUNK = 32 * 1024
@@ -82,8 +83,7 @@ class PortForwardHandler:
         worker = self._manager.find(namespace, pod)
         if worker is None or worker.sandbox is None:
             raise web.HTTPNotFound(text=f'pod "{namespace}/{pod}" is not running on this node')
-        response = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=0, compress=False)
-        await response.prepare(request)
+        response = await upgraded(request, (PROTOCOL,))
         if response.ws_protocol != PROTOCOL:
             await response.close(message=f"port-forward speaks {PROTOCOL} here".encode())
             return response

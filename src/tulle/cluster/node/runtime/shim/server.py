@@ -367,5 +367,7 @@ class Shim:
         exit_code = 128 + signum if signum else code
         container.ended(Exit(exit_code=exit_code, signal=signum, oom_killed=oom, finished_at=time.time()))
         self._announce(container)
-        if container.when_ended is not None:
-            container.when_ended()
+        # Taken out, because it holds the container: a cycle would wait for the collector, which so small a process seldom needs.
+        when_ended, container.when_ended = container.when_ended, None
+        if when_ended is not None:
+            when_ended()
