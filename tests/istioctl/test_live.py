@@ -118,8 +118,11 @@ def test_proxy_status(mesh: Mesh) -> None:
     assert header.split()[:6] == ["NAME", "CLUSTER", "CDS", "LDS", "EDS", "RDS"]
     assert all("SYNCED" in line for line in proxies)
     waypoint = proxies[0].split()[0] if proxies[0].startswith("waypoint") else proxies[1].split()[0]
-    (only,) = json.loads(mesh.ok(f"istioctl ps {waypoint} -o json"))["resources"]
-    assert only["node"]["id"].split("~")[2] == waypoint
+    compared = mesh.settles(f"istioctl ps {waypoint}", Outcome(0, "Clusters Match")).output
+    assert "Listeners Match" in compared
+    assert "Routes Match (RDS last loaded at 2" in compared
+    (only,) = json.loads(mesh.ok(f"istioctl ps {waypoint} -o json"))
+    assert (only["proxy"], only["cluster_sent"]) == (waypoint, only["cluster_acked"])
 
 
 def test_proxy_config(mesh: Mesh) -> None:

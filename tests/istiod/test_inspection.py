@@ -13,9 +13,9 @@ from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2
 from google.protobuf.message import Message
 
-from tulle.istiod.debug import PageError
+from tulle.istiod.debug import PageError, proxy_id
 from tulle.istiod.debug_pages import config_dump
-from tulle.istiod.inspection import CONFIG_DUMP, CONNECT, CONNECTIONS, SYNCZ, Inspection, control_plane, proxy_id
+from tulle.istiod.inspection import CONFIG_DUMP, CONNECT, CONNECTIONS, SYNCZ, Inspection, control_plane
 from tulle.xds import types
 from tulle.xds.delta import ServerStream
 from tulle.xds.resources import ResourceMap

@@ -243,8 +243,7 @@ async def test_http(client: Client, namespace: str, run_istiod: RunIstiod) -> No
         async with session.get(f"http://127.0.0.1:{istiod.ports['metrics']}/version") as answer:
             assert await answer.text() == tulle.__version__
         async with session.get(f"{base}/debug/syncz") as answer:
-            page = await answer.json()
-            assert (page["controlPlane"]["id"], page["resources"]) == ("istiod-0", [])
+            assert await answer.json() == []
         await make_mesh(client, namespace)
         host, mine = f"s.{namespace}.svc.cluster.local", {"namespace": namespace, "name": "p"}
         await client.create(AUTHORIZATION_POLICIES, {"metadata": mine, "spec": {"action": "ALLOW"}})

@@ -1,21 +1,24 @@
-"""`istioctl proxy-status`: how far every proxy is with what istiod sent it (spec F)."""
+"""`istioctl proxy-status`: how far every proxy is with what istiod sent it, and one of them compared with it (spec F)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import typer
 
-from tulle.cli import console, pods
+from tulle.cli import console, envoy_admin, pods, proxy_diff
 from tulle.cli.console import CommandError
 from tulle.cli.options import Context, IstioNamespace, Kubeconfig, Namespace
 from tulle.cli.portforward import PodPort, http_request
 from tulle.kube.client import Client
+from tulle.kube.resources import PODS
 
 MONITORING_PORT = 15014
+ADMIN_PORT = 15000
 ISTIOD = "app=istiod"
 SHORT_NAMES: Mapping[str, str] = {
     "envoy.config.cluster.v3.Cluster": "CDS",
@@ -44,39 +47,38 @@ class Proxy:
     types: Mapping[str, str]
 
 
-def parse(page: bytes) -> tuple[Proxy, ...]:
-    """Read istiod's `/debug/syncz`. Raises CommandError."""
+def parse(page: bytes, istiod: str) -> tuple[Proxy, ...]:
+    """Read `/debug/syncz` of an istiod. Raises CommandError."""
     try:
-        document = msgspec.json.decode(page, type=dict[str, Any])
-        istiod, version = document["controlPlane"]["id"], document["controlPlane"]["version"]
-        return tuple(_proxy(one, istiod, version) for one in document["resources"])
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise CommandError(f"istiod's /debug/syncz is not understood: {error!r}") from error
+        return tuple(_proxy(one, istiod) for one in msgspec.json.decode(page, type=list[dict[str, Any]]))
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"/debug/syncz of istiod {istiod} is not understood: {error!r}") from error
 
 
-def _proxy(document: Mapping[str, Any], istiod: str, version: str) -> Proxy:
-    node = document["node"]
-    metadata = node.get("metadata") or {}
-    states = {_short(one["typeUrl"]): one["configStatus"] for one in document.get("genericXdsConfigs") or ()}
+def _proxy(document: Mapping[str, Any], istiod: str) -> Proxy:
+    states = {_short(type_url): _status(one) for type_url, one in document["resources"].items()}
     order = [*_ORDER, *sorted(states.keys() - set(_ORDER))]
     return Proxy(
-        _name(node["id"]),
-        metadata.get("CLUSTER_ID", ""),
+        document["proxy"],
+        document.get("cluster_id", ""),
         istiod,
-        metadata.get("ISTIO_VERSION", version),
+        document.get("istio_version", ""),
         {name: states[name] for name in order if name in states},
     )
+
+
+def _status(resource: Mapping[str, str]) -> str:
+    if resource.get("lastError"):
+        return "ERROR"
+    sent = resource.get("sent")
+    if not sent:
+        return "NOT_SENT"
+    return "SYNCED" if resource.get("acked") == sent else "STALE"
 
 
 def _short(type_url: str) -> str:
     full = type_url.rpartition("/")[2]
     return SHORT_NAMES.get(full, full)
-
-
-def _name(node: str) -> str:
-    """The pod in a node id `type~address~pod.namespace~domain`."""
-    parts = node.split("~")
-    return parts[2] if len(parts) == 4 else node
 
 
 def table(proxies: Sequence[Proxy], *, verbose: bool) -> str:
@@ -111,11 +113,11 @@ def show(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Retrieve the synchronization status of each proxy in the mesh."""
+    """Retrieve the synchronization status of each proxy in the mesh, or the difference between one and istiod."""
     console.one_of("--output", output, ("table", "json", "yaml"))
     pages = console.run(_pages(console.client(kubeconfig, context), istio_namespace))
     try:
-        proxies = [proxy for page in pages for proxy in parse(page)]
+        proxies = [proxy for istiod, page in pages.items() for proxy in parse(page, istiod)]
     except CommandError as error:
         console.fail(str(error))
     wanted = ".".join(pods.split(pod, namespace)).rstrip(".") if pod else ""
@@ -126,10 +128,18 @@ def show(
         )
     if output == "table":
         console.say(table(chosen, verbose=verbosity > 0))
+        for proxy in filter(_is_envoy, chosen if pod else ()):
+            found = console.run(_difference(console.client(kubeconfig, context), istio_namespace, proxy))
+            console.say(f"\n{found}")
         return
     names = {one.name for one in chosen}
-    documents = [_only(msgspec.json.decode(page), names) for page in pages]
-    console.say(console.structured(documents[0] if len(documents) == 1 else documents, output))
+    documents = [
+        {"pilot": istiod, **one}
+        for istiod, page in pages.items()
+        for one in msgspec.json.decode(page)
+        if one["proxy"] in names
+    ]
+    console.say(console.structured(documents, output))
 
 
 def _wanted(name: str, pod: str, namespace: str) -> bool:
@@ -138,15 +148,29 @@ def _wanted(name: str, pod: str, namespace: str) -> bool:
     return not namespace or name.rpartition(".")[2] == namespace
 
 
-def _only(document: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    kept = [one for one in document["resources"] if _name(one["node"]["id"]) in names]
-    return {**document, "resources": kept}
+def _is_envoy(proxy: Proxy) -> bool:
+    """Whether it takes its configuration from istiod as Envoy's own; ztunnel makes it of what it is told of the mesh."""
+    return "CDS" in proxy.types
 
 
-async def _pages(client: Client, namespace: str) -> tuple[bytes, ...]:
+async def _difference(client: Client, namespace: str, proxy: Proxy) -> str:
+    """What the proxy's istiod means it to have, compared with what its Envoy has."""
+    async with client:
+        istiod = PodPort(namespace, proxy.istiod, MONITORING_PORT)
+        meant = await http_request(client, istiod, f"/debug/config_dump?proxyID={quote(proxy.name)}")
+        pod, _, where = proxy.name.rpartition(".")
+        had = await envoy_admin.request(client, await client.get(PODS, pod, where), ADMIN_PORT, "/config_dump")
+        return proxy_diff.compare(meant, had)
+
+
+async def _pages(client: Client, namespace: str) -> dict[str, bytes]:
+    """What each istiod says, by its pod's name."""
     async with client:
         found = await pods.labelled(client, ISTIOD, namespace)
         if not found:
             raise CommandError(f"no istiod pod runs in namespace {namespace}; -i names another namespace")
-        targets = (PodPort(pod.metadata.namespace, pod.metadata.name, MONITORING_PORT) for pod in found)
-        return tuple([await http_request(client, target, "/debug/syncz") for target in targets])
+        names = [pod.metadata.name for pod in found]
+        return {
+            name: await http_request(client, PodPort(namespace, name, MONITORING_PORT), "/debug/syncz")
+            for name in names
+        }

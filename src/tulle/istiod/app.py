@@ -81,7 +81,7 @@ class Istiod:
         self._inspection = Inspection(settings.namespace, lambda: self.connections)
         self._informers: Informers | None = None
         pages = {
-            "/debug/syncz": lambda _: syncz(settings.pod_name, self.connections),
+            "/debug/syncz": lambda query: syncz(self.connections, query.get("namespace", "")),
             **debug_pages.pages(self.index, self._inspection, lambda: self._informers),
         }
         self._http = HttpServer(self.metrics, self._pending, Debug(pages))

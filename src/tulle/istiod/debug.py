@@ -1,8 +1,8 @@
-"""The pages under `/debug`, and the one for istioctl: `/debug/syncz`, what each proxy has acknowledged.
+"""The pages under `/debug`, and the one about proxies: `/debug/syncz`, what each has been sent and has acknowledged.
 
-Its answer is the one that tools of Istio read: `envoy.service.status.v3.ClientConfig` documents, one per proxy, with a status for every
-type that the proxy subscribes to. Every page is given on the loopback address only (`kubectl port-forward` ends there): who is connected,
-from which namespace, and what it is told, is nobody else's business (CVE-2026-31838).
+Its answer has the shape that tools of Istio read (istio pilot/pkg/xds/debug.go, `SyncStatus`): one document per proxy, with the nonces of
+the last response and of the last acknowledged one for every type. Every page is given on the loopback address only (`kubectl
+port-forward` ends there): who is connected, from which namespace, and what it is told, is nobody else's business (CVE-2026-31838).
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from aiohttp import web
 
-import tulle
+from tulle.xds import types
 from tulle.xds.delta import TypeState
-from tulle.xds.server import Connection
+from tulle.xds.server import ClientNode, Connection
 
 SYNCED: Final = "SYNCED"
 STALE: Final = "STALE"
 NOT_SENT: Final = "NOT_SENT"
 ERROR: Final = "ERROR"
-CLIENT_CONFIG: Final = "type.googleapis.com/envoy.service.status.v3.ClientConfig"
+_FIELDS: Final[Mapping[str, str]] = {
+    types.CLUSTER: "cluster",
+    types.LISTENER: "listener",
+    types.ROUTES: "route",
+    types.ENDPOINTS: "endpoint",
+    types.EXTENSION: "extensionconfig",
+}
+"""What the older fields of the page are called that some types have beside `resources`."""
 
 
 Page: TypeAlias = Callable[[Mapping[str, str]], Any]
@@ -57,38 +64,50 @@ class Debug:
         return web.Response(body=body, content_type="application/json")
 
 
-def syncz(istiod: str, connections: Iterable[Connection]) -> dict[str, Any]:
-    """The whole page: who answers, and one ClientConfig per proxy that has said who it is."""
-    told = [client_config(one) for one in connections if one.node is not None and one.state is not None]
-    return {
-        "controlPlane": {"component": "istiod", "id": istiod, "version": tulle.__version__},
-        "typeUrl": CLIENT_CONFIG,
-        "resources": sorted(told, key=lambda one: str(one["node"]["id"])),
-    }
+def syncz(connections: Iterable[Connection], namespace: str = "") -> list[dict[str, Any]]:
+    """The whole page: every proxy that has said who it is, those of one namespace if it is named."""
+    told = [
+        _sync_status(one.node, one.state.states)
+        for one in connections
+        if one.node is not None and one.state is not None
+    ]
+    wanted = [one for one in told if not namespace or one["proxy"].rpartition(".")[2] == namespace]
+    return sorted(wanted, key=lambda one: str(one["proxy"]))
 
 
-def client_config(connection: Connection) -> dict[str, Any]:
-    """One proxy. `identity` is what it proved, everything else of the node is what it says of itself."""
-    node, state = connection.node, connection.state
-    assert node is not None
-    assert state is not None
-    return {
-        "@type": CLIENT_CONFIG,
-        "node": {"id": node.id, "metadata": told_metadata(node.metadata)},
-        "identity": node.peer.identity if node.peer else "",
-        "address": connection.address,
-        "genericXdsConfigs": [_type(one) for one in state.states],
+def _sync_status(node: ClientNode, states: Iterable[TypeState]) -> dict[str, Any]:
+    metadata = told_metadata(node.metadata)
+    facts = {
+        "cluster_id": metadata.get("CLUSTER_ID", ""),
+        "proxy": proxy_id(node),
+        "proxy_type": node.id.partition("~")[0] if "~" in node.id else "",
+        "istio_version": metadata.get("ISTIO_VERSION", ""),
     }
+    resources = {}
+    for state in states:
+        status = {"sent": state.nonce_sent, "acked": state.nonce_acked}
+        if state.rejection is not None:
+            status["lastError"] = state.rejection.message
+        resources[state.type_url] = _said(status)
+        field = _FIELDS.get(state.type_url)
+        if field is not None:
+            facts |= {f"{field}_sent": state.nonce_sent, f"{field}_acked": state.nonce_acked}
+    return {**_said(facts), "resources": resources}
+
+
+def _said(facts: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in facts.items() if value}
+
+
+def proxy_id(node: ClientNode) -> str:
+    """`pod.namespace`, as tools name a proxy; the third part of a node's id where it has the usual four."""
+    parts = node.id.split("~")
+    return parts[2] if len(parts) == 4 else node.id
 
 
 def told_metadata(said: Mapping[str, Any]) -> dict[str, str]:
     """What of a proxy's own metadata tools read."""
     return {key: str(said[key]) for key in ("CLUSTER_ID", "ISTIO_VERSION", "NODE_NAME") if said.get(key)}
-
-
-def _type(state: TypeState) -> dict[str, Any]:
-    told = {"typeUrl": state.type_url, "configStatus": status(state), "resources": len(state.sent)}
-    return told if state.rejection is None else {**told, "errorState": {"details": state.rejection.message}}
 
 
 def status(state: TypeState) -> str:

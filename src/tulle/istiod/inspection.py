@@ -16,7 +16,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.status.v3 import csds_pb2
 
 import tulle
-from tulle.istiod.debug import CLIENT_CONFIG, status, told_metadata
+from tulle.istiod.debug import proxy_id, status, told_metadata
 from tulle.istiod.server import NAMESPACE
 from tulle.xds import types
 from tulle.xds.delta import TypeState
@@ -29,6 +29,7 @@ CONNECT: Final = "istio.io/connect"
 CONNECTIONS: Final = "istio.io/connections"
 INSPECTED: Final = frozenset({SYNCZ, CONFIG_DUMP, CONNECT, CONNECTIONS})
 
+_CLIENT_CONFIG: Final = types.PREFIX + "envoy.service.status.v3.ClientConfig"
 _NODE: Final = types.PREFIX + "envoy.config.core.v3.Node"
 _ADMIN: Final = types.PREFIX + "envoy.admin.v3."
 
@@ -78,12 +79,6 @@ class Inspection:
                 yield connection
 
 
-def proxy_id(node: ClientNode) -> str:
-    """`pod.namespace`, as tools name a proxy; the third part of a node's id where it has the usual four."""
-    parts = node.id.split("~")
-    return parts[2] if len(parts) == 4 else node.id
-
-
 def _namespace(node: ClientNode | None) -> str:
     return node.peer.attributes.get(NAMESPACE, "") if node is not None and node.peer is not None else ""
 
@@ -101,7 +96,7 @@ def _add_client_config(found: ResourceMap, connection: Connection) -> None:
         one = config.generic_xds_configs.add(type_url=state.type_url, config_status=status(state))
         if state.rejection is not None:
             one.error_state.details = state.rejection.message
-    found.set(connection.node.id, config, body_type=CLIENT_CONFIG)
+    found.set(connection.node.id, config, body_type=_CLIENT_CONFIG)
 
 
 def _add_node(found: ResourceMap, connection: Connection) -> None:

@@ -15,6 +15,7 @@ import structlog
 from envoy.config.core.v3 import base_pb2
 from google.protobuf import struct_pb2
 
+import tulle
 from tulle.envoy.binary import find_envoy
 from tulle.envoy.bootstrap import NodeInfo, UnixSocket, bootstrap
 from tulle.envoy.ca_client import CaClient
@@ -163,6 +164,7 @@ def _node(settings: Settings) -> base_pb2.Node:
             "NODE_NAME": settings.node,
             "SERVICE_ACCOUNT": settings.service_account,
             "CLUSTER_ID": settings.cluster_id,
+            "ISTIO_VERSION": tulle.__version__,
             "GATEWAY_NAME": settings.gateway,
         }
     )

@@ -68,7 +68,8 @@ class TypeState:
 
     ``sent`` is what the client was last offered: name -> version. Of what is in ``unsure`` it may hold that, an older
     version, or none, because the response was refused. ``suspects`` are parts of such responses that are to be sent
-    again, and ``refused`` are the resources found to be at fault, each with what the client said.
+    again, and ``refused`` are the resources found to be at fault, each with what the client said. The nonces are those of
+    the last response and of the last one that the client took.
     """
 
     resources: ResourceMap
@@ -84,6 +85,8 @@ class TypeState:
     in_flight: Push | None = None
     answered: bool = False
     narrow: bool = True
+    nonce_sent: str = ""
+    nonce_acked: str = ""
 
     @property
     def type_url(self) -> str:
@@ -229,9 +232,7 @@ class TypeState:
         for name in removed:
             self.sent.pop(name, None)
         self._forget_refusals((*(entry.name for entry in updated), *removed))
-        self.answered = True
-        self.in_flight = Push(self.type_url, nonce, tuple(updated), tuple(removed))
-        return self.in_flight
+        return self._sending(Push(self.type_url, nonce, tuple(updated), tuple(removed)))
 
     def _push_everything(self, nonce: str) -> Push:
         """To a client that holds nothing and wants everything."""
@@ -241,9 +242,13 @@ class TypeState:
         self.forced.clear()
         self.sent = dict(everything.versions)
         self._forget_refusals((*everything.versions, *absent))
+        return self._sending(Push(self.type_url, nonce, everything.entries, tuple(absent), everything.wire))
+
+    def _sending(self, push: Push) -> Push:
         self.answered = True
-        self.in_flight = Push(self.type_url, nonce, everything.entries, tuple(absent), everything.wire)
-        return self.in_flight
+        self.nonce_sent = push.nonce
+        self.in_flight = push
+        return push
 
     def _take_dirty(self, *, removals: bool) -> tuple[list[Entry], list[str]]:
         updated: list[Entry] = []
@@ -306,7 +311,9 @@ class TypeState:
         if push is None or push.nonce != nonce:
             return None
         self.in_flight = None
-        if error is not None:
+        if error is None:
+            self.nonce_acked = nonce
+        else:
             self._refused(Rejection(self.type_url, nonce, error, tuple(entry.name for entry in push.updated)))
         return push
 

@@ -17,6 +17,7 @@ import structlog
 from envoy.config.core.v3 import base_pb2
 from google.protobuf import struct_pb2
 
+import tulle
 from tulle.envoy.ca_client import CaClient
 from tulle.envoy.certificates import CertificateManager
 from tulle.envoy.lifetime import until
@@ -227,6 +228,7 @@ def _node(settings: Settings) -> base_pb2.Node:
             "INSTANCE_IPS": settings.address,
             "NODE_NAME": settings.node,
             "CLUSTER_ID": settings.cluster_id,
+            "ISTIO_VERSION": tulle.__version__,
         }
     )
     return base_pb2.Node(id=settings.node_id, metadata=metadata)
