@@ -14,7 +14,6 @@ from network.sockets import serving, talk
 from cni.mesh_node import REDIRECTION, MeshNode, mesh_node
 from tulle.cluster.node.seams import NetworkError, PodRef
 from tulle.cni.enrolment import BYPASS_INBOUND
-from tulle.cni.rules import ACCEPTED_KEEP_MARK
 
 pytestmark = pytest.mark.usefixtures("machine")
 ZTUNNEL_MARK = 0x539
@@ -87,23 +86,13 @@ def check_redirection(node: MeshNode, client: str, server: str, server_ip: str, 
         talk(stranger, server_ip, 8080, source="169.254.7.127", timeout=0.3)
 
 
-def check_marking(netns: str, wanted: str) -> None:
-    """Accepted sockets keep their mark, unless the agent was not allowed to set that, which is what "0" stands for."""
-    with inside(netns):
-        kept = Path("/proc/sys", ACCEPTED_KEEP_MARK)
-        assert kept.read_text() == "1\n"
-        kept.write_text(wanted)
-
-
-@pytest.mark.parametrize("marked", ["from the socket on", "packet by packet"])
-async def test_replies_to_ztunnels_spoofed_clients_come_back_to_it(state: Path, marked: str) -> None:
-    """ztunnel speaks to the app under the client's address; the mark and the route bring the app's replies back to ztunnel."""
+async def test_replies_to_ztunnels_spoofed_clients_come_back_to_it(state: Path) -> None:
+    """ztunnel speaks to the app under the client's address; connmark and the route bring the app's replies back to ztunnel."""
     async with mesh_node(state) as node:
         node.ambient("shop")
         server, server_ip = await started_before_the_agent(node, "shop", "server")
         async with node.agent(), node.ztunnel():
             await node.until_redirection("shop", "server", "enabled")
-            check_marking(server, "1" if marked == "from the socket on" else "0")
             with serving(server, "0.0.0.0", 8080, "app"):
                 said = talk(server, server_ip, 8080, mark=ZTUNNEL_MARK, source="10.244.0.99")
                 assert said.startswith("app 10.244.0.99 ")

@@ -15,15 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tulle.cni.rules import ACCEPTED_KEEP_MARK, REMOVAL, ROUTE, ROUTE_RULE, ROUTE_TABLE, RULE_PREFERENCE, TABLE, Ruleset
+from tulle.cni.rules import REMOVAL, ROUTE, ROUTE_RULE, ROUTE_TABLE, RULE_PREFERENCE, TABLE, Ruleset
 
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
-#: In a shell inside a namespace: without it everything works, only slower. /proc/sys is read-only in a container that is not privileged, a
-#: /proc of one's own is not; a runtime may forbid that too.
-_KEEP_MARK = (
-    f"unshare --mount sh -ec 'mount -t proc proc /proc; echo 1 >/proc/sys/{ACCEPTED_KEEP_MARK}' 2>/dev/null || true"
-)
 #: In a shell inside a namespace: whether it speaks IPv6, and so can have routes of it.
 _HAS_IPV6 = "ip -6 addr show dev lo | grep -q inet6"
 
@@ -100,7 +95,7 @@ def _routes(ip: str) -> str:
 
 async def apply(netns: PodNetns, ruleset: Ruleset) -> None:
     """Put the ruleset and its route in force, atomically replacing an earlier one. Raises NamespaceError."""
-    script = f"nft -f -; {_routes('ip')}; if {_HAS_IPV6}; then {_routes('ip -6')}; fi; {_KEEP_MARK}"
+    script = f"nft -f -; {_routes('ip')}; if {_HAS_IPV6}; then {_routes('ip -6')}; fi"
     await _inside(netns, ["sh", "-ec", script], ruleset.text)
 
 

@@ -23,13 +23,8 @@ DNS_ZONE = 1
 ROUTE = f"route replace local default dev lo table {ROUTE_TABLE}"
 ROUTE_RULE = f"fwmark {CONNECTION_MARK:#x}/{MARK_MASK:#x} pref {RULE_PREFERENCE} lookup {ROUTE_TABLE}"
 
-# An accepted socket answers with the mark of the packet that opened it, so that answers leave with the connection's mark and the
-# kernel need not route each of them again because `restore-mark` has marked it.
-ACCEPTED_KEEP_MARK = "net/ipv4/tcp_fwmark_accept"
-
 _FROM_ZTUNNEL = f"meta mark & {MARK_MASK:#x} == {ZTUNNEL_MARK:#x}"
 _NOT_FROM_ZTUNNEL = f"meta mark & {MARK_MASK:#x} != {ZTUNNEL_MARK:#x}"
-_NOT_OF_ZTUNNEL = f"meta mark & {MARK_MASK:#x} != {CONNECTION_MARK:#x}"
 _NOT_TO_LOOPBACK = ("ip daddr != 127.0.0.0/8", "ip6 daddr != ::1")
 
 
@@ -69,9 +64,7 @@ def pod_ruleset(wanted: Redirection) -> Ruleset:
         (
             "mark-inbound",
             "type filter hook prerouting priority mangle",
-            (
-                f"{_FROM_ZTUNNEL} ct mark set ct mark & {~MARK_MASK & 0xFFFFFFFF:#x} | {CONNECTION_MARK:#x} meta mark set ct mark",
-            ),
+            (f"{_FROM_ZTUNNEL} ct mark set ct mark & {~MARK_MASK & 0xFFFFFFFF:#x} | {CONNECTION_MARK:#x}",),
         ),
         (
             "restore-mark",
@@ -111,7 +104,7 @@ def _inbound(wanted: Redirection) -> tuple[str, ...]:
     rules.append(f"ip6 saddr {PROBE_SOURCE_IPV6} meta l4proto tcp accept")
     if wanted.inbound:
         rules += [
-            f"{elsewhere} tcp dport != {HBONE_PORT} {_NOT_OF_ZTUNNEL} redirect to :{INBOUND_PORT}"
+            f"{elsewhere} tcp dport != {HBONE_PORT} {_NOT_FROM_ZTUNNEL} redirect to :{INBOUND_PORT}"
             for elsewhere in _NOT_TO_LOOPBACK
         ]
     return tuple(rules)
