@@ -4,54 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-import tulle
+from tests.support.api_server import api_server as serving
 from tulle.istiod.app import Istiod
 from tulle.istiod.settings import Settings
 from tulle.kube.client import Client
 from tulle.kube.errors import AlreadyExists
-from tulle.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, SERVICE_ACCOUNTS
+from tulle.kube.resources import NAMESPACES, SERVICE_ACCOUNTS
 
-CRDS = Path(tulle.__file__).parent / "manifests" / "crds"
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The kubeconfig of an API server with the mesh's custom resources."""
-    state = tmp_path_factory.mktemp("tk-istiod")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tulle.cluster.apiserver", "--state-dir", str(state), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("ready:") for line in process.stdout), "the API server did not start"
-        try:
-            asyncio.run(_install(str(state / "kubeconfig")))
-            yield str(state / "kubeconfig")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
+    """The kubeconfig of an API server with the mesh's custom resources and its namespace."""
 
-
-async def _install(kubeconfig: str) -> None:
-    async with Client.from_kubeconfig(kubeconfig) as client:
-        for path in sorted(CRDS.glob("*.yaml")):
-            for manifest in yaml.safe_load_all(path.read_text()):
-                await client.create(CUSTOM_RESOURCE_DEFINITIONS, manifest)
+    async def prepare(client: Client) -> None:
         await client.create(NAMESPACES, {"metadata": {"name": "istio-system"}})
+
+    with serving(tmp_path_factory.mktemp("tk-istiod"), prepare) as kubeconfig:
+        yield kubeconfig
 
 
 @pytest.fixture

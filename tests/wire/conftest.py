@@ -7,52 +7,29 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-import tulle
+from tests.support.api_server import api_server
 from tests.wire.cluster import Cluster
 from tulle.kube.client import Client
-from tulle.kube.resources import CUSTOM_RESOURCE_DEFINITIONS
-
-CRDS = Path(tulle.__file__).parent / "manifests" / "crds"
 
 
 @pytest.fixture(scope="session")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real API server with the mesh's custom resources."""
-    state = tmp_path_factory.mktemp("tk-wire")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tulle.cluster.apiserver", "--state-dir", str(state), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("ready:") for line in process.stdout), "the API server did not start"
-        try:
-            asyncio.run(_install(str(state / "kubeconfig")))
-            yield str(state / "kubeconfig")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
 
-
-async def _install(kubeconfig: str) -> None:
-    async with Client.from_kubeconfig(kubeconfig) as client:
-        for path in sorted(CRDS.glob("*.yaml")):
-            for manifest in yaml.safe_load_all(path.read_text()):
-                await client.create(CUSTOM_RESOURCE_DEFINITIONS, manifest)
+    async def prepare(client: Client) -> None:
         await Cluster(client).found()
-    await asyncio.sleep(0.05)
+
+    with api_server(tmp_path_factory.mktemp("tk-wire"), prepare) as made:
+        yield made
 
 
 class IstiodProcess:

@@ -10,13 +10,14 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from tulle.cni import sockets
 from tulle.cni.agent import Agent, CaptureError
 from tulle.cni.netns import NamespaceError, PodNetns
 
@@ -78,7 +79,7 @@ class PluginServer:
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[None]:
         """Listen inside the context. Raises OSError when the socket cannot be made."""
-        listener = _listen(self._path)
+        listener = sockets.listen(self._path, socket.SOCK_STREAM, 64)
         accepting = asyncio.create_task(self._accept(listener))
         try:
             yield
@@ -96,7 +97,7 @@ class PluginServer:
             task = asyncio.create_task(self._one(link))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(_closing(link))  # even if it is cancelled before it begins
+            task.add_done_callback(sockets.closing(link))
 
     async def _one(self, link: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -136,7 +137,7 @@ async def _receive(link: socket.socket, descriptors: list[int]) -> AddRequest:
     """Read one request; descriptors that come with it are appended. Raises BadRequestError, OSError."""
     data = b""
     while True:
-        await _readable(link)
+        await sockets.readable(link)
         chunk, received, _, _ = socket.recv_fds(link, MAX_REQUEST, 4)
         descriptors += received
         data += chunk
@@ -145,35 +146,3 @@ async def _receive(link: socket.socket, descriptors: list[int]) -> AddRequest:
             return request
         if not chunk:
             raise BadRequestError("the request ended early")
-
-
-async def _readable(link: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def readable() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(link, readable)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(link)
-
-
-def _closing(link: socket.socket) -> Callable[[asyncio.Task[None]], None]:
-    return lambda _: link.close()
-
-
-def _listen(path: Path) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    previous = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(previous)
-    listener.listen(64)
-    return listener

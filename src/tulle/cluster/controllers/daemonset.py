@@ -21,14 +21,14 @@ from tulle.cluster.controllers.daemonpods import (
     should_continue,
     should_run,
 )
-from tulle.cluster.controllers.expectations import Expectations
 from tulle.cluster.controllers.patches import merge_diff
-from tulle.cluster.controllers.pods import available_in, is_ready, namespace_is_ending, owner_reference
+from tulle.cluster.controllers.podcontrol import PodControl
+from tulle.cluster.controllers.pods import available_in, is_ready, owner_reference
 from tulle.cluster.controllers.rollout import scaled
-from tulle.kube import ApiError, Change, NotFound, WorkQueue, reference
+from tulle.kube import ApiError, Change, WorkQueue, reference
 from tulle.kube.informer import Key
 from tulle.kube.objects import DaemonSet, DaemonSetStatus, Node, Pod
-from tulle.kube.resources import DAEMON_SETS, PODS
+from tulle.kube.resources import DAEMON_SETS
 from tulle.kube.selectors import matches
 
 
@@ -50,7 +50,7 @@ class DaemonSetController:
         self._caches = context.caches
         self._events = context.recorder(self.name)
         self._queue: WorkQueue[Key] = WorkQueue()
-        self._expectations = Expectations()
+        self._pods = PodControl(context.client, self._events, self._caches.pods.store)
         self._history = TemplateHistory(context)
 
     async def run(self) -> None:
@@ -60,7 +60,7 @@ class DaemonSetController:
             await self._caches.synced(
                 self._caches.daemon_sets, self._caches.pods, self._caches.nodes, self._caches.revisions
             )
-            handlers.on(self._caches.pods, self._expectations.observe)
+            handlers.on(self._caches.pods, self._pods.observe)
             handlers.on(self._caches.pods, self._on_pod)
             handlers.on(self._caches.nodes, self._on_node)
             handlers.on(self._caches.daemon_sets, lambda change: self._queue.add(change.key))
@@ -85,7 +85,7 @@ class DaemonSetController:
         ds = self._caches.daemon_sets.store.get(key)
         if ds is None or ds.metadata.deletion_timestamp:
             return None
-        if not self._expectations.satisfied(key):
+        if not self._pods.settled(key):
             return 1.0
         revision = await self._history.current(ds)
         by_node = self._pods_by_node(ds)
@@ -200,39 +200,12 @@ class DaemonSetController:
         return [*broken, *working[: max(0, most - down)]]
 
     async def _carry_out(self, key: Key, ds: DaemonSet, revision: str, plan: _Plan) -> ApiError | None:
+        owner, parent = reference(DAEMON_SETS, ds), owner_reference(DAEMON_SETS, ds)
         results = await asyncio.gather(
-            *(self._create(key, ds, revision, node) for node in plan.create),
-            *(self._delete(key, ds, pod) for pod in plan.delete),
+            *(self._pods.create(key, owner, daemon_pod(ds, node, revision, parent)) for node in plan.create),
+            *(self._pods.delete(key, owner, pod) for pod in plan.delete),
         )
         return next((error for error in results if error is not None), None)
-
-    async def _create(self, key: Key, ds: DaemonSet, revision: str, node: str) -> ApiError | None:
-        ref = reference(DAEMON_SETS, ds)
-        body = daemon_pod(ds, node, revision, owner_reference(DAEMON_SETS, ds))
-        try:
-            pod = await self._client.create(PODS, body, ds.metadata.namespace)
-        except ApiError as error:
-            if namespace_is_ending(error):
-                return None
-            self._events.event(ref, "Warning", "FailedCreate", f"Error creating: {error.message}")
-            return error
-        self._expectations.created(key, pod, self._caches.pods.store)
-        self._events.event(ref, "Normal", "SuccessfulCreate", f"Created pod: {pod.metadata.name}")
-        return None
-
-    async def _delete(self, key: Key, ds: DaemonSet, pod: Pod) -> ApiError | None:
-        ref = reference(DAEMON_SETS, ds)
-        self._expectations.deleted(key, pod)
-        try:
-            await self._client.delete(PODS, pod.metadata.name, pod.metadata.namespace, uid=pod.metadata.uid)
-        except NotFound:
-            return None
-        except ApiError as error:
-            self._expectations.withdraw(pod)
-            self._events.event(ref, "Warning", "FailedDelete", f"Error deleting: {error.message}")
-            return error
-        self._events.event(ref, "Normal", "SuccessfulDelete", f"Deleted pod: {pod.metadata.name}")
-        return None
 
     async def _write_status(self, ds: DaemonSet, revision: str, by_node: dict[str, list[Pod]]) -> float | None:
         counts = dict.fromkeys(("desired", "current", "misplaced", "ready", "available", "updated"), 0)

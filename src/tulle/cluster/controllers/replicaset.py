@@ -1,6 +1,6 @@
 """ReplicaSets: as many active pods of one template as asked for.
 
-Writes are guarded twice: by ``Expectations`` against a lagging cache, and by uid against an object that was
+Writes are guarded twice: by ``PodControl`` against a lagging cache, and by uid against an object that was
 replaced meanwhile.
 """
 
@@ -10,19 +10,18 @@ from typing import Any
 
 from tulle.cluster.controllers import conditions
 from tulle.cluster.controllers.caches import Context, Subscriptions, controller_of
-from tulle.cluster.controllers.expectations import Expectations
 from tulle.cluster.controllers.patches import merge_diff
+from tulle.cluster.controllers.podcontrol import PodControl
 from tulle.cluster.controllers.pods import (
     available_in,
     from_template,
     is_active,
     is_ready,
-    namespace_is_ending,
     owner_reference,
     ready_since,
     template_labels,
 )
-from tulle.kube import ApiError, Change, NotFound, WorkQueue, reference
+from tulle.kube import ApiError, Change, WorkQueue, reference
 from tulle.kube.informer import Key
 from tulle.kube.objects import Pod, ReplicaSet, ReplicaSetStatus, parse_time
 from tulle.kube.resources import PODS, REPLICA_SETS
@@ -41,16 +40,15 @@ class ReplicaSetController:
     def __init__(self, context: Context) -> None:
         self._client = context.client
         self._caches = context.caches
-        self._events = context.recorder(self.name)
         self._queue: WorkQueue[Key] = WorkQueue()
-        self._expectations = Expectations()
+        self._pods = PodControl(context.client, context.recorder(self.name), self._caches.pods.store)
 
     async def run(self) -> None:
         """Works until cancelled."""
         handlers = Subscriptions()
         try:
             await self._caches.synced(self._caches.replica_sets, self._caches.pods)
-            handlers.on(self._caches.pods, self._expectations.observe)
+            handlers.on(self._caches.pods, self._pods.observe)
             handlers.on(self._caches.pods, self._on_pod)
             handlers.on(self._caches.replica_sets, lambda change: self._queue.add(change.key))
             await self._queue.work(self.reconcile, workers=4)
@@ -74,7 +72,7 @@ class ReplicaSetController:
     async def reconcile(self, key: Key) -> float | None:
         """Brings one ReplicaSet closer to its specification; returns when to look again."""
         rs = self._caches.replica_sets.store.get(key)
-        if rs is None or not self._expectations.satisfied(key):
+        if rs is None or not self._pods.settled(key):
             return None if rs is None else 1.0
         pods = await self._claimed(rs)
         failure: ApiError | None = None
@@ -127,10 +125,14 @@ class ReplicaSetController:
 
     async def _create(self, key: Key, rs: ReplicaSet, count: int) -> ApiError | None:
         """In batches of 1, 2, 4 ...: a template that the API refuses costs one request, not hundreds."""
+        owner = reference(REPLICA_SETS, rs)
+        body = from_template(
+            rs.spec.template, f"{rs.metadata.name}-", rs.metadata.namespace, owner_reference(REPLICA_SETS, rs)
+        )
         batch = 1
         while count > 0:
             batch = min(batch, count)
-            results = await asyncio.gather(*(self._create_one(key, rs) for _ in range(batch)))
+            results = await asyncio.gather(*(self._pods.create(key, owner, body) for _ in range(batch)))
             failed = next((error for error in results if error is not None), None)
             if failed is not None:
                 return failed
@@ -138,39 +140,10 @@ class ReplicaSetController:
             batch *= 2
         return None
 
-    async def _create_one(self, key: Key, rs: ReplicaSet) -> ApiError | None:
-        ref = reference(REPLICA_SETS, rs)
-        body = from_template(
-            rs.spec.template, f"{rs.metadata.name}-", rs.metadata.namespace, owner_reference(REPLICA_SETS, rs)
-        )
-        try:
-            pod = await self._client.create(PODS, body, rs.metadata.namespace)
-        except ApiError as error:
-            if namespace_is_ending(error):
-                return None
-            self._events.event(ref, "Warning", "FailedCreate", f"Error creating: {error.message}")
-            return error
-        self._expectations.created(key, pod, self._caches.pods.store)
-        self._events.event(ref, "Normal", "SuccessfulCreate", f"Created pod: {pod.metadata.name}")
-        return None
-
     async def _delete(self, key: Key, rs: ReplicaSet, victims: list[Pod]) -> ApiError | None:
-        results = await asyncio.gather(*(self._delete_one(key, rs, pod) for pod in victims))
+        owner = reference(REPLICA_SETS, rs)
+        results = await asyncio.gather(*(self._pods.delete(key, owner, pod) for pod in victims))
         return next((error for error in results if error is not None), None)
-
-    async def _delete_one(self, key: Key, rs: ReplicaSet, pod: Pod) -> ApiError | None:
-        ref = reference(REPLICA_SETS, rs)
-        self._expectations.deleted(key, pod)
-        try:
-            await self._client.delete(PODS, pod.metadata.name, pod.metadata.namespace, uid=pod.metadata.uid)
-        except NotFound:
-            return None
-        except ApiError as error:
-            self._expectations.withdraw(pod)
-            self._events.event(ref, "Warning", "FailedDelete", f"Error deleting: {error.message}")
-            return error
-        self._events.event(ref, "Normal", "SuccessfulDelete", f"Deleted pod: {pod.metadata.name}")
-        return None
 
     async def _write_status(self, rs: ReplicaSet, active: list[Pod], failure: ApiError | None) -> float | None:
         waits = [available_in(pod, rs.spec.min_ready_seconds, datetime.now(UTC)) for pod in active]

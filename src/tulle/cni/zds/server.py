@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from tulle.cni import sockets
 from tulle.cni.netns import PodNetns
 from tulle.cni.zds.session import Phase, Session, Verdict, Workload
 
@@ -111,7 +112,7 @@ class ZdsServer:
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[None]:
         """Listen inside the context. Raises OSError when the socket cannot be made."""
-        listener = _listen(self._path)
+        listener = sockets.listen(self._path, socket.SOCK_SEQPACKET, 8)
         accepting = asyncio.create_task(self._accept(listener))
         try:
             yield
@@ -128,7 +129,7 @@ class ZdsServer:
                 link.setblocking(False)
                 self._accepted_count += 1
                 task = group.create_task(self._serve_one(_Connection(link, self._accepted_count)))
-                task.add_done_callback(_closing(link))  # even if it is cancelled before it begins
+                task.add_done_callback(sockets.closing(link))
 
     async def _serve_one(self, connection: _Connection) -> None:
         self._connections.append(connection)
@@ -200,7 +201,7 @@ class ZdsServer:
                 try:
                     link.sendmsg([packet], ancillary)
                 except BlockingIOError:
-                    await _writable(link)
+                    await sockets.writable(link)
                 else:
                     return
         finally:
@@ -228,36 +229,3 @@ class ZdsServer:
     def _wake(self) -> None:
         for connection in self._connections:
             connection.wake.set()
-
-
-def _closing(link: socket.socket) -> Callable[[asyncio.Task[None]], None]:
-    return lambda _: link.close()
-
-
-def _listen(path: Path) -> socket.socket:
-    """A SEQPACKET listener that only root can connect to; a socket file left by an earlier process is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    previous = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(previous)
-    listener.listen(8)
-    return listener
-
-
-async def _writable(link: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def writable() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_writer(link, writable)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(link)
