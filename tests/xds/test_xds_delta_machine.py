@@ -55,6 +55,10 @@ class Conversation(RuleBasedStateMachine):
     def remove_resource(self, type_url: str, name: str) -> None:
         self.maps[type_url].remove(name)
 
+    @rule(name=st.sampled_from(NAMES))
+    def give_up(self, name: str) -> None:
+        self.maps[types.SECRET].give_up(name)
+
     @rule(type_url=st.sampled_from(list(TYPES)), name=st.sampled_from(NAMES + ALIASES))
     def subscribe(self, type_url: str, name: str) -> None:
         self.names[type_url].add(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -159,7 +160,23 @@ class _Source:
         self.demanded.append(identity)
 
 
-def test_secrets_have_a_second_name_for_clients() -> None:
+async def test_connections_do_not_wait_for_ever_for_a_certificate() -> None:
+    source = _Source()
+    served = NodeSecrets(source, patience=0.0).secrets
+    told: list[str] = []
+    served.subscribe(told.extend)
+    served.acquire("spiffe://a")  # a listener waits as long as it takes
+    served.acquire("client|spiffe://a")
+    await asyncio.sleep(0.02)
+    assert told == ["client|spiffe://a"]
+    assert served.is_given_up("client|spiffe://a")
+    secret = secret_pb2.Secret(name="spiffe://a")
+    secret.tls_certificate.certificate_chain.inline_string = "chain"
+    source.secrets.set("spiffe://a", secret)
+    assert not served.is_given_up("client|spiffe://a")
+
+
+async def test_secrets_have_a_second_name_for_clients() -> None:
     source = _Source()
     served = NodeSecrets(source).secrets
     served.acquire("client|spiffe://a")

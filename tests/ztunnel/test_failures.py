@@ -89,6 +89,24 @@ async def test_no_certificate_no_traffic(bare: Node) -> None:
     assert await bare.stop_proxy() == 0
 
 
+async def test_an_identity_without_certificate_is_refused_and_not_left_hanging(bare: Node) -> None:
+    bare.start_proxy()
+    await bare.pods("hello-1", "test-1")
+    bare.istiod.signing = False
+    assert await bare.hand_over("web-1") == ""
+    assert (await bare.curl("web-1", URL, timeout=30)).code == 56
+    assert (await bare.curl("test-1", URL)).code == 0, "others are not concerned"
+    await bare.istiod.stop()
+    bare.istiod.signing = True
+    await bare.istiod.start()
+
+    async def serves() -> bool:
+        return (await bare.curl("web-1", URL, timeout=2)).code == 0
+
+    await bare.eventually(serves, seconds=30)
+    assert await bare.stop_proxy() == 0
+
+
 async def test_certificates_are_renewed_on_both_sides(bare: Node) -> None:
     """With certificates of ten seconds, connections made after the first ones ended still verify."""
     bare.start_proxy(SECRET_TTL="10s")

@@ -299,7 +299,8 @@ def test_why_an_outbound_connection_failed(more: dict[str, str], flag: str) -> N
 
 
 def test_a_client_without_certificate_failed_for_that() -> None:
-    monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, lambda _: None, certified=lambda _: False)
+    written: list[bytes] = []
+    monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, written.append, certified=lambda _: False)
     fields = {
         "type": "TcpConnectionEnd",
         "kind": "outbound",
@@ -308,9 +309,13 @@ def test_a_client_without_certificate_failed_for_that() -> None:
         "duration": "30256ms",
         "src.identity": A,
         "dst.addr": "10.0.0.2:15008",
-        "dst.hbone_addr": "10.0.0.2:80",
+        "dst.hbone_addr": "10.0.0.1:80,10.0.0.2:80",
     }
     monitor.lines([msgspec.json.encode(fields)])
+    (line,) = written
+    told = msgspec.json.decode(line)
+    assert told["error"].startswith(f"connection failed: there is no certificate for {A}; ")
+    assert told["dst.hbone_addr"] == "10.0.0.2:80", "the endpoint that was tried last"
     assert 'response_flags="IDENTITY_ERROR"' in monitor.metrics.render()
 
 

@@ -241,10 +241,11 @@ class CertificateManager:
         entry.valid.set()
         self._plan(entry.identity, entry.refresh_at)
         _log.info("certificate_issued", identity=entry.identity, serial=f"{svid.serial:x}", not_after=svid.not_after)
-        self._retry_unreached(now)
+        self.authority_answers()
 
-    def _retry_unreached(self, now: float) -> None:
-        """The authority answers again: whoever was waiting because it did not need not wait any longer."""
+    def authority_answers(self) -> None:
+        """The authority can be reached: whoever was waiting because it could not need not wait any longer."""
+        now = self._clock()
         for entry in self._entries.values():
             if entry.unreachable and entry.identity in self._timetable:
                 entry.unreachable = False

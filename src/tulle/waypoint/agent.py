@@ -55,6 +55,7 @@ class Waypoint:
             _node(settings),
             self._relay.subscriptions(),
             metadata=self._token,
+            on_begin=self._certificates.authority_answers,
         )
         self._socket = UnixSocket(str(settings.run_dir / "xds.sock"))
         self._local = AdsServer(self._source, on_rejection=_refused_by_envoy, on_answer=self._relay.answered)

@@ -68,7 +68,8 @@ class AdsClient:
     A handler is given ``(updated, removed)``: encoded resources by name, and names that are gone. It returns when they
     are in use or raises ``Rejected``; anything else it raises ends ``run``. Handlers are never called at the same time.
     ``metadata`` gives the stream's gRPC metadata (a token, say) at each attempt. ``patience`` is for how long, in
-    seconds, a new stream may take until every type is answered once. ``on_end`` is told how each stream ended.
+    seconds, a new stream may take until every type is answered once. ``on_begin`` is called when the server answers on a new
+    stream, ``on_end`` is told how each stream ended.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class AdsClient:
         metadata: Callable[[], Metadata] = tuple,
         backoff: Backoff | None = None,
         patience: float = 30.0,
+        on_begin: Callable[[], None] = lambda: None,
         on_end: Callable[[Termination], None] = lambda _: None,
     ) -> None:
         self._channel_factory = channel_factory
+        self._on_begin = on_begin
         self._on_end = on_end
         self._patience = patience
         self._metadata = metadata
@@ -195,8 +198,10 @@ class AdsClient:
 
     async def _read(self, call: _Stream) -> None:
         while isinstance(response := await call.read(), discovery_pb2.DeltaDiscoveryResponse):
-            self._connected = self._answered = True
-            self._backoff.reset()
+            if not self._connected:
+                self._connected = self._answered = True
+                self._backoff.reset()
+                self._on_begin()
             self._send([await self._handle(self._state.receive(response))])
             if self._state.synced():
                 self._synced.set()

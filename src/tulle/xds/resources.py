@@ -78,6 +78,7 @@ class ResourceMap:
         self._listeners: dict[int, Listener] = {}
         self._next_listener = 0
         self._wanted: dict[str, int] = {}
+        self._given_up: set[str] = set()
         self.on_wanted = on_wanted
         self.on_unwanted = on_unwanted
 
@@ -138,6 +139,16 @@ class ResourceMap:
         self._everything = None
         self._tell(name)
 
+    def give_up(self, name: str) -> None:
+        """Tell who waits for a resource that is only answered when it is made that it will not be, until it is put in place after all."""
+        if name not in self._entries and name in self._wanted:
+            self._given_up.add(name)
+            self._tell(name)
+
+    def is_given_up(self, name: str) -> bool:
+        """Whether nobody need wait for the resource of that name."""
+        return name in self._given_up
+
     def replace(self, resources: Mapping[str, Message]) -> None:
         """Make the collection exactly ``resources`` (without aliases); only differences are told."""
         for name in [name for name in self._entries if name not in resources]:
@@ -155,6 +166,7 @@ class ResourceMap:
             if before.version == version:
                 return
             self._forget_aliases(before)
+        self._given_up.discard(name)
         wire = _wire(body_type or self.type_url, name, version, aliases, value)
         self._entries[name] = Entry(name, version, aliases, wire, endpoints)
         for alias in aliases:
@@ -203,6 +215,7 @@ class ResourceMap:
             self._wanted[name] = count
             return
         del self._wanted[name]
+        self._given_up.discard(name)
         if self.on_unwanted is not None:
             self.on_unwanted(name)
 

@@ -181,12 +181,14 @@ class TypeState:
 
     def changed(self, names: frozenset[str]) -> bool:
         """Note changed resources; says whether the client has an interest in any."""
-        before = len(self.dirty)
+        before = len(self.dirty) + len(self.missing)
         for name in names:
             entry = self.resources.get(name)
             if name in self.sent or (entry is not None and self.wants(entry)):
                 self.dirty.add(name)
-        return len(self.dirty) > before
+            elif name in self.named and self.resources.is_given_up(name):
+                self.missing.add(name)
+        return len(self.dirty) + len(self.missing) > before
 
     def send_again(self, name: str) -> None:
         """Send a resource once more, if the client's subscriptions cover it."""
@@ -296,10 +298,9 @@ class TypeState:
 
     def _absent(self) -> list[str]:
         """Names asked for that stand for nothing, each told once."""
-        if self.type_url in types.ANSWERED_WHEN_MADE:
-            self.missing.clear()
-            return []
         absent = sorted(name for name in self.missing if not self.resources.resolve(name))
+        if self.type_url in types.ANSWERED_WHEN_MADE:
+            absent = list(filter(self.resources.is_given_up, absent))
         self.missing.clear()
         return absent
 

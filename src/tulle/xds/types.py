@@ -29,7 +29,7 @@ AUTHORIZATION: Final = PREFIX + "istio.security.Authorization"
 NEVER_IMPLICIT_WILDCARD: Final = frozenset({ENDPOINTS, ROUTES, VIRTUAL_HOST, SECRET, EXTENSION})
 
 #: Types whose resources are made because somebody asks (a certificate is signed on demand): a name that does not exist
-#: yet is left unanswered until it does. For every other type the client is told at once that there is none.
+#: yet is left unanswered until it does or is given up. For every other type the client is told at once that there is none.
 ANSWERED_WHEN_MADE: Final = frozenset({SECRET})
 
 #: A type's additions wait while these have additions to send: what is referred to arrives before what refers to it.

@@ -100,6 +100,7 @@ class NodeProxy:
                 types.ADDRESS: self._counted(types.ADDRESS, self.configurator.apply_addresses),
             },
             metadata=self._credentials,
+            on_begin=self._certificates.authority_answers,
             on_end=lambda how: self.traffic.metrics.xds_ended(how.value),
         )
         self._admin = Admin(

@@ -166,6 +166,13 @@ class Line(
         return "NETWORK_POLICY" if waited >= CONNECT_TIMEOUT_SECONDS else "H2_HANDSHAKE_FAILURE"
 
 
+def decided(line: Line) -> Line:
+    """The same with the endpoint that was tried last, where Envoy lists all that were tried."""
+    if line.inbound or "," not in line.asked_for:
+        return line
+    return msgspec.structs.replace(line, asked_for=line.asked_for.rpartition(",")[2])
+
+
 def split(text: str) -> HostPort | None:
     """`address:port` or `[address]:port` as a pair, None for anything else."""
     host, colon, port = text.rpartition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import structlog
@@ -13,7 +14,7 @@ from tulle.ztunnel.configurator import Configurator
 from tulle.ztunnel.loglevels import NUMBERS
 from tulle.ztunnel.traffic.entry import entry
 from tulle.ztunnel.traffic.flow import Flow, Flows
-from tulle.ztunnel.traffic.line import REVOKED, Line
+from tulle.ztunnel.traffic.line import REVOKED, Line, decided
 from tulle.ztunnel.traffic.metrics import Ended, Metrics
 from tulle.ztunnel.traffic.revoked import RevocationWatch
 from tulle.ztunnel.traffic.sockets import Ends, destroy, established
@@ -21,6 +22,11 @@ from tulle.ztunnel.traffic.table import Connection, OpenConnections
 from tulle.ztunnel.traffic.watch import PolicyWatch
 
 _log = structlog.get_logger("tulle.ztunnel")
+
+_UNCERTIFIED: Final = "IDENTITY_ERROR"
+_NO_CERTIFICATE: Final = (
+    "connection failed: there is no certificate for {}; istioctl ztunnel-config certificates tells why"
+)
 
 
 class TrafficMonitor:
@@ -58,7 +64,7 @@ class TrafficMonitor:
         out = []
         for text in lines:
             try:
-                line = self._decode(text)
+                line = decided(self._decode(text))
             except msgspec.DecodeError as error:
                 _log.error("a line of Envoy cannot be read", line=text.decode(errors="replace"), reason=str(error))
                 continue
@@ -111,12 +117,12 @@ class TrafficMonitor:
         counts.failed += flag != "-"
         if flag == REVOKED:
             self.metrics.revoked(line)
-        return flow, counts, line.problem
+        return flow, counts, _NO_CERTIFICATE.format(line.source_identity) if flag == _UNCERTIFIED else line.problem
 
     def _flag(self, line: Line) -> str:
         """Why it failed; a client without a certificate cannot have failed for another reason."""
         flag, ours = line.failure_flag, not line.inbound and line.tunnelled
-        return "IDENTITY_ERROR" if flag != "-" and ours and not self._certified(line.source_identity) else flag
+        return _UNCERTIFIED if flag != "-" and ours and not self._certified(line.source_identity) else flag
 
     def _close(self, pod: str, connections: Sequence[Connection]) -> None:
         self._destroy(pod, [connection.ends for connection in connections if connection.ends is not None])
