@@ -40,6 +40,16 @@ def test_string_forms(pattern: str, form: StringForm, value: str) -> None:
     assert (read_string(pattern).form, read_string(pattern).value) == (form, value)
 
 
+def test_presence_is_of_something() -> None:
+    assert not read_string("*").matches("")
+    assert read_string("*").matches("x")
+
+
+def test_case_is_folded_alike_with_and_without_other_letters() -> None:
+    assert host_predicate("Ab*")("aB\u00e9")
+    assert host_predicate("*\u00e9Ab")("x\u00e9aB")
+
+
 def slow_string(pattern: str, text: str) -> bool:
     """Character by character, from the rule: leading star first, then trailing star, else equality."""
     if list(pattern) == ["*"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -126,3 +127,43 @@ def test_every_literal_that_a_text_begins_with_is_found(literals: set[str], text
     wanted = {filed[literal] for literal in literals if text.startswith(literal)}
     assert set(found) == (wanted | {everywhere} if wanted else set())
     assert len(found) == len(set(found))
+
+
+def _index(*specs: dict[str, Any]) -> RuleIndex:
+    return RuleIndex([CompiledPolicy(world.policy(spec, f"p{i}"), DIALECT) for i, spec in enumerate(specs)], DIALECT)
+
+
+ALLOW_X = {"rules": [_from("principals", "cluster.local/ns/a/sa/x")]}
+DENY_Y = {"action": "DENY", "rules": [_from("principals", "cluster.local/ns/a/sa/y")]}
+DENY_ALL = {"action": "DENY", "rules": [{}]}
+AUDIT = {"action": "AUDIT", "rules": [{}]}
+
+
+@pytest.mark.parametrize("specs", list(permutations((ALLOW_X, DENY_Y, AUDIT))))
+def test_policies_may_come_in_any_order(specs: tuple[dict[str, Any], ...]) -> None:
+    index = _index(*specs)
+    passing = [peer for peer in ("x", "y", "z") if index.passes(Facts(world.client(f"a/{peer}")))]
+    assert passing == ["x"], "y is denied, and nobody allows z"
+    assert not _index(*specs, DENY_ALL).passes(Facts(world.client("a/x")))
+    assert not _index(DENY_ALL, *specs).passes(Facts(world.client("a/x")))
+
+
+@pytest.mark.parametrize("wide", ["10.0.0.0/8", "10.1.0.0/16"])
+def test_every_network_that_holds_an_address_counts(wide: str) -> None:
+    """Whichever of an ALLOW and a DENY names the wider one."""
+    allow, deny = (net if net != wide else "10.0.0.0/12" for net in ("10.1.0.0/16", "10.0.0.0/8"))
+    for specs in permutations(
+        ({"rules": [_from("ipBlocks", allow)]}, {"action": "DENY", "rules": [_from("ipBlocks", deny)]})
+    ):
+        assert not _index(*specs).passes(Facts(source_ip="10.1.2.3"))
+
+
+def test_a_glob_is_filed_under_its_last_literal() -> None:
+    index = _index({"rules": [_from("namespaces", "*a*b*c")]})
+    assert index.passes(Facts(world.client("xaybzc/s")))
+    assert not index.passes(Facts(world.client("xaybz/s")))
+
+
+def test_a_longer_literal_keeps_the_rules_of_a_shorter_one() -> None:
+    index = _index({"rules": [_to("paths", "/ab*")]}, {"action": "DENY", "rules": [_to("paths", "/a*")]})
+    assert not index.passes(Facts(path="/abc"))

@@ -102,14 +102,13 @@ def test_filter_metadata(value: str, matcher: dict[str, Any]) -> None:
 
 
 def test_an_attribute_on_the_wrong_side_is_an_error() -> None:
-    for make, attribute, what in (
-        (principal, Attribute.HOST, "no principal"),
-        (permission, Attribute.NAMESPACE, "no permission"),
-    ):
-        term = Term(attribute, ("x",), False, "spec.rules[0]", "x")
-        more = (False,) if make is principal else ()
-        with pytest.raises(AssertionError, match=rf"spec\.rules\[0\].*{what}"):
-            make(term, "hello", MeshSettings(), Inputs(), *more)
+    host, namespace = (
+        Term(attribute, ("x",), False, "spec.rules[0]", "x") for attribute in (Attribute.HOST, Attribute.NAMESPACE)
+    )
+    with pytest.raises(AssertionError, match=r"spec\.rules\[0\].*no principal"):
+        principal(host, "hello", MeshSettings(), Inputs(), False)
+    with pytest.raises(AssertionError, match=r"spec\.rules\[0\].*no permission"):
+        permission(namespace, MeshSettings(), Inputs())
 
 
 def test_what_is_known_of_the_destination_is_written_as_a_constant() -> None:
@@ -119,7 +118,7 @@ def test_what_is_known_of_the_destination_is_written_as_a_constant() -> None:
         (Attribute.DESTINATION_IP, "10.96.0.0/16", "10.97.0.0/16"),
     ):
         term = Term(attribute, (hit, miss), False, "spec.rules[0]", "x")
-        assert permission(term, "hello", MeshSettings(), inputs) == [{"any": True}, {"not_rule": {"any": True}}]
+        assert permission(term, MeshSettings(), inputs) == [{"any": True}, {"not_rule": {"any": True}}]
 
 
 # -- lifting ---------------------------------------------------------------------------------------------------------
@@ -273,15 +272,51 @@ def test_before_a_pod_that_is_not_captured_nothing_stands_but_a_waypoint() -> No
         assert decision.reason == "it is not captured, so no ztunnel enforces anything before it"
 
 
+def test_behind_a_waypoint_ztunnel_sees_the_waypoints_address() -> None:
+    block = {"rules": [{"from": [{"source": {"ipBlocks": [f"{world.WAYPOINT_IP}/32"]}}]}]}
+    policies, pod = PolicySet(MeshSettings(), [world.policy(block)]), world.workload()
+    through = world.request("test/x", pod, via=world.WAYPOINT, to=world.service(pod), call=world.http("GET /"))
+    assert decide(policies, through).allowed == allows(policies, through) is True
+    direct = world.request("test/x", pod)
+    assert decide(policies, direct).allowed == allows(policies, direct) is False
+
+
+def test_where_there_is_no_mode_no_policy_was_asked() -> None:
+    strict = world.peer_authentication({"mtls": {"mode": "STRICT"}})
+    assert decide(PolicySet(MeshSettings(), (), [strict]), world.request("plaintext")).hops[-1].policies == ()
+
+
+def test_entries_that_are_all_disabled_under_an_inherited_strict_are_not_converted() -> None:
+    """B3, quirk a: they have no effect, and so need no policy of their own."""
+    own = {"selector": {"matchLabels": {"app": "helloworld"}}, "portLevelMtls": {9090: {"mode": "DISABLE"}}}
+    strict = world.peer_authentication({"mtls": {"mode": "STRICT"}})
+    found = PolicySet(MeshSettings(), (), [strict, world.peer_authentication(own, "w")]).peer_authentications
+    assert list(found.ztunnel_policies()) == ["istio-system/istio_converted_static_strict"]
+
+
+def test_a_token_without_issuer_is_nobodys() -> None:
+    term = Term(Attribute.REQUEST_PRINCIPAL, ("/s",), False, "spec.rules[0]", "requestPrincipals")
+    assert principal(term, "hello", MeshSettings(), Inputs(), False) == [{"not_id": {"any": True}}]
+
+
+def test_an_action_without_policies_has_no_filter() -> None:
+    deny = world.policy({"action": "DENY", "rules": [{}]})
+    filters = http_filters([deny], MeshSettings(), Inputs())
+    assert (filters.allow, filters.audit, filters.custom) == (None, None, None)
+
+
 def test_what_stands_for_lifted_policies_is_told() -> None:
     principals = [{"source": {"principals": ["cluster.local/ns/test/sa/default"]}}]
     selector = {"selector": {"matchLabels": {"app": "helloworld"}}}
     l7 = {**selector, "rules": [{"from": principals, "to": [{"operation": {"methods": ["GET"]}}]}]}
     l4 = {**selector, "rules": [{"from": principals}]}
-    policies = PolicySet(MeshSettings(lift_selector_policies=True), [world.policy(l7, "l7"), world.policy(l4, "l4")])
+    policies = PolicySet(
+        MeshSettings(lift_selector_policies=True),
+        [world.policy(l7, "k7"), world.policy(l7, "l7"), world.policy(l4, "l4")],
+    )
     decision = decide(policies, world.request("web/x"))
     assert decision.notes == (
-        "liftSelectorPolicies: ztunnel accepts the waypoint in the place of AuthorizationPolicy/hello/l7",
+        "liftSelectorPolicies: ztunnel accepts the waypoint in the place of AuthorizationPolicy/hello/k7, AuthorizationPolicy/hello/l7",
     )
     qualification = qualify(world.policy(l7))
     assert qualification.reason == "every source names principals and nothing that is not an identity"
@@ -301,6 +336,7 @@ def test_where_a_mode_comes_from() -> None:
 def test_a_match_is_as_near_as_can_be() -> None:
     trace = CompiledPolicy(world.policy({"rules": [{}]}), DIALECT).trace(Facts())
     assert (trace.matched, trace.rule, trace.nearness) == (True, "spec.rules[0]", 1.0)
+    assert trace.action == "ALLOW"
 
 
 def test_modes_are_read_once() -> None:
@@ -354,6 +390,7 @@ def test_every_verdict_shows_what_was_asked() -> None:
     [
         ("/{**}/{*}", "{**} must be the last operator"),
         ("/X/{*}", None),
+        (" /X/{*}", "segment ' ' holds a character that no path segment may hold"),
         ("/a{*}", "the operator must be the whole segment, found 'a{*}'"),
         ("/{*}/a*", "'*', '{' and '}' may stand only in the operators {*} and {**}, found 'a*'"),
     ],

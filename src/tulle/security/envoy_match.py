@@ -85,7 +85,7 @@ def principal(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs
             raise AssertionError(f"{term.path}: {term.attribute} is no principal")
 
 
-def permission(term: Term, namespace: str, settings: MeshSettings, inputs: Inputs) -> list[Json]:
+def permission(term: Term, settings: MeshSettings, inputs: Inputs) -> list[Json]:
     """Permission matchers, one per value; any of them may hold. The term's negation is the caller's."""
     values = term.values
     match term.attribute:

@@ -152,11 +152,10 @@ def _entry(
 
 
 def _term(term: Term, policy: AuthorizationPolicy, settings: MeshSettings, inputs: Inputs, of_permission: bool) -> Json:
-    namespace = policy.meta.namespace
     if of_permission:
-        found = permission(term, namespace, settings, inputs)
+        found = permission(term, settings, inputs)
     else:
-        found = principal(term, namespace, settings, inputs, policy.action is not Action.ALLOW)
+        found = principal(term, policy.meta.namespace, settings, inputs, policy.action is not Action.ALLOW)
     matcher = _any_of(found, of_permission)
     return _not(matcher, of_permission) if term.negated else matcher
 

@@ -226,8 +226,6 @@ def predicates(term: Term, namespace: str, dialect: Dialect) -> tuple[Predicate,
             return tuple(exact_predicate("/".join(read_service_account(value, namespace))) for value in values)
         case Attribute.SOURCE_IP | Attribute.REMOTE_IP | Attribute.DESTINATION_IP:
             return tuple(network_predicate(value) for value in values)
-        case Attribute.DESTINATION_PORT:
-            return tuple(exact_predicate(value) for value in values)
         case Attribute.HOST:
             return tuple(host_predicate(value) for value in values)
         case Attribute.PATH:

@@ -148,7 +148,7 @@ def certificates(world: World, evaluation: Evaluation) -> Iterator[Finding]:
         root = world.settings.root_namespace
         text = (
             f"no istiod is ready in {root}: unless this mesh has its control plane elsewhere, pods that started without one have no "
-            "certificate and their connections hang (curl 28), those whose certificate runs out lose it, and changes reach no proxy; "
+            "certificate and their connections are reset (curl 56), those whose certificate runs out lose it, and changes reach no proxy; "
             f"see kubectl get pods -n {root} -l app=istiod"
         )
         yield Finding("no-certificates", text)
