@@ -149,6 +149,56 @@ def test_proxy_config(mesh: Mesh) -> None:
     assert re.search(r"^ *rbac: debug$", levels, re.M), levels
 
 
+OUTSIDE = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api, namespace: hello}
+spec:
+  hosts: [api.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
+  resolution: DNS
+  endpoints: [{address: istiod.istio-system.svc.cluster.local, ports: {http: 15014, tls: 15014}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: api, namespace: hello}
+spec:
+  targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: api}]
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/test/sa/default]}}]
+    to: [{operation: {methods: [GET], paths: [/version]}}]
+  - from: [{source: {principals: [cluster.local/ns/test/sa/default]}}]
+    to: [{operation: {ports: ["443"]}}]
+"""
+
+
+def test_a_host_outside_of_the_mesh_through_the_waypoint(mesh: Mesh) -> None:
+    """Captured pod, ztunnel's DNS proxy, ztunnel, waypoint, and in plaintext to where a name leads that the waypoint looks up."""
+    assert mesh.apply(OUTSIDE).code == 0
+    curl = "kubectl exec -n test curl -- curl -s -o /dev/null -o /dev/null -w %{http_code}"
+    try:
+        mesh.settles(f"{curl} http://api.example.com/version", Outcome(0, "200"))
+        assert mesh.ok(f"{curl} -X DELETE http://api.example.com/version") == "403"
+        read, passed_on = "http://api.example.com/metrics", "http://api.example.com:443/metrics"
+        assert mesh.ok(f"{curl} {read} {passed_on}") == "403200", "bytes on port 443 are not read"
+        clusters = mesh.ok("istioctl pc cluster deployment/waypoint.hello --fqdn ServiceEntry/hello/api.example.com")
+        assert re.findall(r" (\d+) +- +- +(\S+) *$", clusters, re.M) == [("443", "STRICT_DNS"), ("80", "STRICT_DNS")]
+        istiod = mesh.ok("kubectl get service -n istio-system istiod -o jsonpath={.spec.clusterIP}")
+        endpoints = mesh.ok("istioctl pc endpoint deployment/waypoint.hello")
+        assert re.search(rf"^{istiod}:15014 +HEALTHY +OK +ServiceEntry/hello/api.example.com.80$", endpoints, re.M)
+        found = json.loads(mesh.ok("tulle explain -o json -n test pod/curl GET http://api.example.com/version"))
+        assert found["sees"]["code"] == "200"
+        nowhere = """[{"op": "replace", "path": "/spec/endpoints", "value": [{"address": "nowhere.hello.svc.cluster.local"}]}]"""
+        mesh.ok(f"kubectl patch serviceentry -n hello api --type=json -p '{nowhere}'")
+        mesh.settles(f"{curl} http://api.example.com/version", Outcome(0, "503"))
+        named = Outcome(0, '"upstream_names":"nowhere.hello.svc.cluster.local:80"')
+        assert (
+            '"response_flags":"UH"' in mesh.settles("kubectl logs -n hello deployment/waypoint --tail=5", named).output
+        )
+    finally:
+        mesh.ok("kubectl delete -n hello serviceentry/api authorizationpolicy/api --wait=false")
+
+
 def test_describe(mesh: Mesh) -> None:
     pod = mesh.ok("kubectl get pod -n hello -l version=v1 -o jsonpath={.items[0].metadata.name}")
     text = mesh.ok(f"istioctl x describe pod {pod}.hello")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.istioctl import golden
 from tulle.cli.console import CommandError
 from tulle.cli.envoy_dump import EnvoyDumpError, address, joined, parse
-from tulle.cli.envoy_tables import SECTIONS, ClusterName, Filter, chain_match, cluster_name, route_match
+from tulle.cli.envoy_tables import SECTIONS, ClusterName, Filter, chain_match, cluster_kind, cluster_name, route_match
 from tulle.cli.istioctl import app
 from tulle.cli.proxy_config import log_paths
 
@@ -100,6 +100,24 @@ def test_refusals() -> None:
 )
 def test_cluster_names(name: str, expected: ClusterName) -> None:
     assert cluster_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "kind"),
+    [
+        ({"type": "EDS"}, "EDS"),
+        ({"type": "STRICT_DNS"}, "STRICT_DNS"),
+        ({}, "STATIC"),
+        ({"cluster_type": {"name": "envoy.clusters.aggregate"}}, "envoy.clusters.aggregate"),
+        ({"cluster_type": {"name": "envoy.cluster.dns", "typed_config": {"respect_dns_ttl": True}}}, "STRICT_DNS"),
+        (
+            {"cluster_type": {"name": "envoy.cluster.dns", "typed_config": {"all_addresses_in_single_endpoint": True}}},
+            "LOGICAL_DNS",
+        ),
+    ],
+)
+def test_how_a_cluster_finds_its_endpoints(cluster: dict[str, Any], kind: str) -> None:
+    assert cluster_kind(cluster) == kind
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def envoy(*clusters: Any, loaded: str = "") -> bytes:
 
 
 def test_the_same_in_another_order_and_spelling_matches() -> None:
-    meant = istiod({"name": "b", "connectTimeout": "5s"}, {"name": "a", "lbPolicy": "RANDOM"})
-    had = envoy({"lb_policy": "RANDOM", "name": "a"}, {"name": "b", "connect_timeout": "5s"})
+    meant = istiod({"name": "b", "connectTimeout": "5s"}, {"name": "a", "lbPolicy": "RANDOM", "acceptHttp10": True})
+    had = envoy({"lb_policy": "RANDOM", "name": "a", "accept_http_10": True}, {"name": "b", "connect_timeout": "5s"})
     assert compare(meant, had) == "Clusters Match\nListeners Match\nRoutes Match"
 
 

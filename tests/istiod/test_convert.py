@@ -271,6 +271,14 @@ def test_service_entry_resolutions() -> None:
     dns = of(resolution="DNS")
     (found,) = [record for (kind, _), record in dns.items() if kind is Kind.WORKLOAD]
     assert (found.addresses, found.hostname) == ((), "x.example.com")
+    assert dns[Kind.SERVICE, ("a", "x.example.com")].resolution is Resolution.DNS
+    assert of(resolution="STATIC")[Kind.SERVICE, ("a", "x.example.com")].resolution is Resolution.ENDPOINTS
+    each = of(resolution="DNS_ROUND_ROBIN", hosts=["x.example.com", "y.example.com", "*.example.com"])
+    groups = [record for (kind, _), record in each.items() if kind is Kind.GROUP]
+    assert {one.services: [member.uid.rpartition("/")[2] for member in one.members] for one in groups} == {
+        (("a", "x.example.com"),): ["x.example.com"],
+        (("a", "y.example.com"),): ["y.example.com"],
+    }, "each host stands behind itself only"
     selecting = of(resolution="STATIC", workloadSelector={"labels": {"app": "x"}})
     assert selecting[Kind.GROUP, ("a", "ServiceEntry/e")].selector == {"app": "x"}
 

@@ -15,6 +15,8 @@ from tests.waypoint.lab import (
     AUTO,
     AUTO_OPAQUE,
     HTTP,
+    NO_ENDPOINT,
+    PLAIN,
     SERVER_FIRST,
     TCP,
     TEST,
@@ -122,6 +124,53 @@ async def test_a_request_cut_before_its_first_line_is_complete_is_not_passed_on_
             await tunnel.write(part)
             await asyncio.sleep(0.02)
         assert (await asyncio.wait_for(read_answer(tunnel.reader), 60)).status in (0, 403)
+
+
+# -- endpoints by name ------------------------------------------------------------------------------------------------
+
+
+async def with_names(mesh: Mesh, *policies: Mapping[str, Any], one_address: bool = False) -> None:
+    """Ports PLAIN and AUTO_OPAQUE lead to one name (an address is one, to a resolver), NO_ENDPOINT to one that nobody knows."""
+    host = mesh.place.host
+    behind = {
+        PLAIN: (EndpointView(host, 8080, "", hbone=False, by_name=True),),
+        AUTO_OPAQUE: (EndpointView(host, 8081, "", hbone=False, by_name=True),),
+        NO_ENDPOINT: (EndpointView("nobody.invalid", 8080, "", hbone=False, by_name=True),),
+    }
+    view = mesh.view(*policies)
+    (service,) = view.targets
+    ports = tuple(
+        replace(one, endpoints=behind[one.port], one_address=one_address) if one.port in behind else one
+        for one in service.ports
+    )
+    await mesh.configure()
+    mesh.publish(replace(view, targets=(replace(service, ports=ports),)))
+    await mesh.acknowledged()
+    await mesh.eventually(200, port=PLAIN)
+
+
+@pytest.mark.parametrize("one_address", [False, True])
+async def test_endpoints_by_name_are_dialled_in_plaintext_under_the_same_policies(
+    mesh: Mesh, one_address: bool
+) -> None:
+    await with_names(mesh, GET_ONLY, one_address=one_address)
+    assert (await mesh.get(port=PLAIN)).seen["path"] == "/hello"
+    assert (await mesh.get(port=PLAIN, method="POST")).status == 403
+    assert await opaque(mesh, b"hello\n") == b"", "an ALLOW with HTTP fields allows no bytes"
+    await with_names(mesh, policy({"action": "DENY", "rules": [{"from": [{"source": {"namespaces": ["web"]}}]}]}))
+    assert (await mesh.get(WEB, port=PLAIN)).status == 403
+    assert await opaque(mesh, b"hello\n", identity=WEB) == b""
+    assert await opaque(mesh, b"hello\n") == b"HELLO\n"
+    assert mesh.endpoint.seen == [], "nothing went by HBONE"
+
+
+async def test_a_name_that_is_not_found_is_503_and_holds_up_nothing_else(mesh: Mesh) -> None:
+    await with_names(mesh)
+    assert (await mesh.get(port=NO_ENDPOINT)).status == 503
+    line = await mesh.logged(response_flags="UH", upstream_names="nobody.invalid:8080")
+    assert line["response_code_details"] == "no_healthy_upstream"
+    await mesh.configure(GET_ONLY)
+    assert (await mesh.get(port=HTTP, method="POST")).status == 403
 
 
 # -- pods' own addresses ----------------------------------------------------------------------------------------------

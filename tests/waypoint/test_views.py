@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
 
 from tests.istiod.test_mesh_index import POD, SERVICE, endpoints, namespace, pod, service, waypoint
 from tests.waypoint import signing
 from tulle.istiod.index.mesh import MeshIndex
-from tulle.istiod.index.records import Change, GroupRecord, Kind, Member, Protocol, ServicePort
+from tulle.istiod.index.records import Change, GroupRecord, Kind, Member, Protocol, Resolution, ServicePort
 from tulle.istiod.index.state import ServiceTarget
 from tulle.istiod.jwks.fetch import Issuer
 from tulle.istiod.waypoint_config import names
@@ -221,9 +223,100 @@ def test_refusals_are_explained_where_the_mesh_says_so_and_the_port_is_http() ->
 
 
 @pytest.mark.parametrize(
-    "fields", [{"addresses": ("127.0.0.1",)}, {"addresses": (), "hostname": "h"}, {"network": "far"}]
+    "fields",
+    [
+        {"addresses": ("127.0.0.1",)},
+        {"addresses": ("0.0.0.0",)},
+        {"addresses": (), "hostname": "wants-hbone.example.com"},
+        {"addresses": (), "hostname": "localhost.", "hbone": False},
+        {"addresses": (), "hostname": "x.localhost", "hbone": False},
+        {"addresses": (), "hostname": "10.0.0.0/8", "hbone": False},
+        {"addresses": (), "hostname": "*.example.com", "hbone": False},
+        {"addresses": (), "hostname": "", "hbone": False},
+        {"network": "far"},
+        {"network": "far", "addresses": (), "hostname": "a.example.com", "hbone": False},
+    ],
 )
 def test_what_a_waypoint_cannot_or_must_not_dial_is_no_endpoint(fields: Any) -> None:
     mesh = Mesh()
     mesh.apply(pod(**fields))
     assert [port.endpoints for port in mesh.view().ports] == [()]
+
+
+# -- endpoints by name ------------------------------------------------------------------------------------------------
+
+OUTSIDE = "Kubernetes/networking.istio.io/ServiceEntry/hello/s/a.example.com"
+CLUSTER = f"{TARGET}|80"
+
+
+def by_name(hostname: str, **fields: Any) -> list[Change]:
+    """A second workload behind the Service, which has a name in the place of an address."""
+    record = replace_struct(pod().record, uid=OUTSIDE, kind="ServiceEntry", addresses=(), hostname=hostname)
+    record = replace_struct(record, **{"hbone": False, **fields})
+    group = GroupRecord("hello", "outside", (SERVICE,), (Member(OUTSIDE, (("http", 8443),)),))
+    return [Change(Kind.WORKLOAD, ("", OUTSIDE), record), Change(Kind.GROUP, ("hello", "outside"), group)]
+
+
+def cluster(mesh: Mesh) -> cluster_pb2.Cluster:
+    entry = mesh.source.maps(WAYPOINT)[names.CLUSTER_TYPE].get(CLUSTER)
+    assert entry is not None
+    return cluster_pb2.Cluster.FromString(entry.body())
+
+
+def looked_up(mesh: Mesh) -> list[tuple[str, int]]:
+    (group,) = cluster(mesh).load_assignment.endpoints
+    sockets = (one.endpoint.address.socket_address for one in group.lb_endpoints)
+    return [(one.address, one.port_value) for one in sockets]
+
+
+def test_names_are_looked_up_by_the_cluster_beside_addresses_outside_of_the_mesh() -> None:
+    mesh = Mesh()
+    before = cluster(mesh).SerializeToString(deterministic=True)
+    assert cluster(mesh).type == cluster_pb2.Cluster.EDS
+    mesh.apply(pod(hbone=False), *by_name("a.example.com"))
+    assert cluster(mesh).cluster_type.name == "envoy.cluster.dns"
+    assert sorted(looked_up(mesh)) == [("10.244.0.5", 8080), ("a.example.com", 8443)]
+    assert mesh.source.maps(WAYPOINT)[names.ENDPOINT_TYPE].get(CLUSTER) is None
+    mesh.apply(*by_name("b.example.com"))
+    assert ("b.example.com", 8443) in looked_up(mesh)
+    mesh.apply(*(one._replace(record=None) for one in by_name("")), pod())
+    assert cluster(mesh).SerializeToString(deterministic=True) == before
+    assert mesh.endpoints(CLUSTER) == ["10.244.0.5:8080"]
+
+
+def test_of_names_and_endpoints_in_the_mesh_the_latter_serve() -> None:
+    mesh = Mesh(*by_name("a.example.com"))
+    assert cluster(mesh).type == cluster_pb2.Cluster.EDS
+    assert mesh.endpoints(CLUSTER) == ["10.244.0.5:8080"]
+    mesh.apply(pod(ready=False))
+    assert looked_up(mesh) == [("a.example.com", 8443)]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "more", "logical"),
+    [
+        (Resolution.DNS, (), False),
+        (Resolution.DNS_ROUND_ROBIN, (), True),
+        (Resolution.DNS_ROUND_ROBIN, (pod(hbone=False),), False),
+    ],
+)
+def test_one_address_at_a_time_of_one_name(resolution: Resolution, more: tuple[Change, ...], logical: bool) -> None:
+    gone = pod()._replace(record=None)
+    entry = service()._replace(record=replace_struct(service().record, resolution=resolution))
+    mesh = Mesh(gone, entry, *by_name("a.example.com"), *more)
+    lookups = dns_cluster_pb2.DnsCluster()
+    assert cluster(mesh).cluster_type.typed_config.Unpack(lookups)
+    assert lookups.all_addresses_in_single_endpoint == logical
+    assert lookups.respect_dns_ttl
+
+
+def test_an_authorizer_may_be_known_by_name() -> None:
+    mesh = Mesh(custom(), authz_service(), extensionProviders=[PROVIDER])
+    group = GroupRecord("tools", "authz", (AUTHZ,), (Member(OUTSIDE, (("http", 9000),)),))
+    asked, _ = by_name("authz.example.com")
+    mesh.apply(asked, Change(Kind.GROUP, ("tools", "authz"), group))
+    found = mesh.source.maps(WAYPOINT)[names.CLUSTER_TYPE].get("ExtensionProvider/authz")
+    assert found is not None
+    assert b"authz.example.com" in found.body()
+    mesh.apply(*authz_pod("10.244.1.9", hbone=True))
+    assert mesh.endpoints("ExtensionProvider/authz") == ["10.244.1.9:9000"]

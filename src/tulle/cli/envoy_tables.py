@@ -14,6 +14,7 @@ from tulle.cli.ztunnel_tables import zulu
 
 _HTTP = "envoy.filters.network.http_connection_manager"
 _TCP = "envoy.filters.network.tcp_proxy"
+_DNS = "envoy.cluster.dns"
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,16 @@ def cluster_name(name: str) -> ClusterName:
 def _cluster_rows(cluster: Raw, _now: datetime) -> Iterator[Sequence[str]]:
     name = cluster_name(cluster.get("name", ""))
     rule = str(cluster.get("metadata", {}).get("filter_metadata", {}).get("istio", {}).get("config", ""))
-    kind = cluster.get("type") or cluster.get("cluster_type", {}).get("name") or "STATIC"
-    yield (name.host, name.port, name.subset, name.direction, kind, _rule(rule))
+    yield (name.host, name.port, name.subset, name.direction, cluster_kind(cluster), _rule(rule))
+
+
+def cluster_kind(cluster: Raw) -> str:
+    """How a cluster finds its endpoints. Those that look names up have one form by now, and still the two names of before."""
+    made = cluster.get("cluster_type", {})
+    if made.get("name") == _DNS:
+        logical = made.get("typed_config", {}).get("all_addresses_in_single_endpoint", False)
+        return "LOGICAL_DNS" if logical else "STRICT_DNS"
+    return str(cluster.get("type") or made.get("name") or "STATIC")
 
 
 def _rule(path: str) -> str:

@@ -18,6 +18,8 @@ from tulle.cli.console import CommandError
 
 _CONTEXT: Final = 7
 _CAPITAL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
+_NUMBERED: Final = re.compile(r"_(?=\d)")
+"""An underscore before a digit (`accept_http_10`), of which camel case keeps no trace."""
 
 
 @dataclass(frozen=True)
@@ -90,5 +92,9 @@ def _read(data: bytes, whose: str) -> Any:
 def _underscored(value: Any) -> Any:
     """The same with the names of fields as the protocol spells them. Keys of maps are no names, but lose nothing by it on both sides."""
     if isinstance(value, dict):
-        return {_CAPITAL.sub(lambda m: f"_{m[1].lower()}", key): _underscored(one) for key, one in value.items()}
+        return {_name(key): _underscored(one) for key, one in value.items()}
     return [_underscored(one) for one in value] if isinstance(value, list) else value
+
+
+def _name(key: str) -> str:
+    return _NUMBERED.sub("", _CAPITAL.sub(lambda m: f"_{m[1].lower()}", key))

@@ -18,6 +18,7 @@ import structlog
 
 from tulle.istiod import debug_pages
 from tulle.istiod.access import Access
+from tulle.istiod.addresses import AddressAllocator
 from tulle.istiod.ca.authority import Authority
 from tulle.istiod.ca.callers import Authenticator, TokenReviewer
 from tulle.istiod.ca.config_map_publisher import ROOT, ConfigMapPublisher
@@ -161,6 +162,7 @@ class Istiod:
 
         secret = secret_informer(self._client, settings.namespace)
         revocations = RevocationPublisher(self._client, informers.namespaces, secret)
+        allocator = AddressAllocator(self._client, informers.service_entries)
         PluggedCa(secret, authority, another_root)
         self.ports["webhook"] = await webhook.start(settings.listen, settings.webhook_port)
         self._on_delta.append(lambda delta: self._settings_changed(delta, trust_domain))
@@ -176,6 +178,7 @@ class Istiod:
                         roots.config_maps,
                         revocations,
                         revocations.config_maps,
+                        allocator,
                     ):
                         leading.create_task(work.run())
             finally:

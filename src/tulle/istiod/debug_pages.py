@@ -32,7 +32,12 @@ _PROTOCOLS: Final[Mapping[Protocol, str]] = {
     Protocol.TLS: "TLS",
     Protocol.UNKNOWN: "UnsupportedProtocol",
 }
-_RESOLUTIONS: Final = {Resolution.ENDPOINTS: 0, Resolution.PASSTHROUGH: 2}
+_RESOLUTIONS: Final[Mapping[Resolution, int]] = {
+    Resolution.ENDPOINTS: 0,
+    Resolution.DNS: 1,
+    Resolution.PASSTHROUGH: 2,
+    Resolution.DNS_ROUND_ROBIN: 3,
+}
 _ADDRESS_UNKNOWN: Final = "0.0.0.0"  # noqa: S104 (what upstream shows for a service without addresses)
 
 

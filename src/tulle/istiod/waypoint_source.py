@@ -1,13 +1,15 @@
 """The Envoy configuration of every waypoint, kept up to date target by target.
 
 Each waypoint has its own resource maps, and only its own proxies may read them. When a pod comes or goes only the load assignments of
-its services change; anything else about a target rebuilds its waypoint's configuration, in which equal resources stay untouched.
+its services change; anything else about a target, endpoints among which there are host names included, rebuilds its waypoint's
+configuration, in which equal resources stay untouched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -17,7 +19,7 @@ from tulle.istiod.index.state import Delta, Target, WorkloadTarget
 from tulle.istiod.jwks.fetch import Issuer
 from tulle.istiod.waypoint_config import clusters, names
 from tulle.istiod.waypoint_config.resources import TYPES, build
-from tulle.istiod.waypoint_config.view import AuthorizerView, TargetView, WaypointConfigView
+from tulle.istiod.waypoint_config.view import AuthorizerView, PortView, TargetView, WaypointConfigView
 from tulle.istiod.waypoint_keys import TokenKeys
 from tulle.istiod.waypoint_targets import authorizer_views, target_view
 from tulle.xds.resources import ResourceMap
@@ -25,6 +27,8 @@ from tulle.xds.resources import ResourceMap
 __all__ = ["POLICY_TYPES", "TYPES", "WaypointSource"]
 
 log = structlog.get_logger("tulle.istiod.waypoints")
+
+View = TypeVar("View", PortView, AuthorizerView)
 
 POLICY_TYPES = (names.EXTENSION_TYPE, names.LISTENER_TYPE, names.ROUTE_TYPE)
 """The types that carry policies: what they acknowledge is enforced."""
@@ -79,10 +83,10 @@ class WaypointSource:
         if not (delta.settings or delta.services or delta.workloads):
             return set()
         old, self._authorizers = self._authorizers, authorizer_views(self._index)
-        if [replace(one, endpoints=()) for one in old] != [replace(one, endpoints=()) for one in self._authorizers]:
+        if [_without_endpoints(one) for one in old] != [_without_endpoints(one) for one in self._authorizers]:
             return set(self._index.waypoints)
         for before, now in zip(old, self._authorizers, strict=True):
-            for maps in self._maps.values() if before != now else ():
+            for maps in self._maps.values() if before != now and not now.by_name else ():
                 if names.authorizer(now.name) in maps[names.ENDPOINT_TYPE]:
                     maps[names.ENDPOINT_TYPE].set(names.authorizer(now.name), clusters.authorizer_endpoints(now))
         return set()
@@ -121,7 +125,8 @@ class WaypointSource:
             return True
         endpoints = self.maps(key)[names.ENDPOINT_TYPE]
         for port in new.ports:
-            endpoints.set(names.target_port(new, port.port), clusters.endpoints(new, port))
+            if not port.by_name:
+                endpoints.set(names.target_port(new, port.port), clusters.endpoints(new, port))
         return False
 
     def _rebuild(self, key: WaypointKey) -> None:
@@ -154,8 +159,13 @@ class WaypointSource:
 
 
 def _shape(view: TargetView) -> TargetView:
-    """A target without its endpoints."""
-    return replace(view, ports=tuple(replace(port, endpoints=()) for port in view.ports))
+    """A target without what may change of it while its clusters stay."""
+    return replace(view, ports=tuple(_without_endpoints(port) for port in view.ports))
+
+
+def _without_endpoints(view: View) -> View:
+    """Without endpoints that come by EDS."""
+    return view if view.by_name else replace(view, endpoints=())
 
 
 def _without_clashes(key: WaypointKey, targets: Iterable[TargetView]) -> Iterable[TargetView]:

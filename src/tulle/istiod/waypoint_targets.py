@@ -5,12 +5,13 @@ Pure: the index, the policy engine and the known keys of token issuers in, a fro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any
 
 from tulle.istiod.index.mesh import MeshIndex
-from tulle.istiod.index.records import Protocol, ServiceKey
+from tulle.istiod.index.records import Protocol, Resolution, ServiceKey, ServicePort, ServiceRecord
 from tulle.istiod.index.state import ServiceState, ServiceTarget, Target, WorkloadState
 from tulle.istiod.index.waypoints import Waypoint
 from tulle.istiod.waypoint_config import names
@@ -34,6 +35,7 @@ from tulle.security.model import Action, AuthorizationPolicy, JwtRule, RequestAu
 Keys = Callable[[JwtRule], str]
 """The keys of a rule's issuer as a JSON Web Key Set, "" while there are none."""
 
+_HOST_NAME = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _INPUTS = Inputs(principal_key=names.PEER_PRINCIPAL, source_ip_key=names.PEER_ADDRESS)
 
 
@@ -57,7 +59,7 @@ def _service(index: MeshIndex, waypoint: Waypoint, key: ServiceKey, state: Servi
         name=record.name if record.kind == "Service" else record.hostname,
         hostname=record.hostname,
         addresses=record.addresses,
-        ports=tuple(_port(index, port.port, port.protocol, endpoints[port.port]) for port in record.ports),
+        ports=tuple(_port(index, record, port, endpoints[port.port]) for port in record.ports),
         rules=rules_of(policies, index.settings, index.tokens_for(service, record.namespace, view), keys),
     )
 
@@ -72,7 +74,13 @@ def service_endpoints(index: MeshIndex, key: ServiceKey) -> dict[int, tuple[Endp
             continue
         for port in next((one.ports for one in member.services if one.service == key), ()):
             found[port.service_port] += _endpoint(member, port.target_port)
-    return {port: tuple(endpoints) for port, endpoints in found.items()}
+    return {port: _together(endpoints) for port, endpoints in found.items()}
+
+
+def _together(found: list[EndpointView]) -> tuple[EndpointView, ...]:
+    """Envoy can look names up or open tunnels for one cluster, but not both: of a port that has both, the mesh's own endpoints serve."""
+    tunnelled = any(one.hbone for one in found)
+    return tuple(one for one in found if not (tunnelled and one.by_name))
 
 
 def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState, keys: Keys) -> TargetView:
@@ -90,20 +98,37 @@ def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState, keys: 
     )
 
 
-def _port(index: MeshIndex, number: int, protocol: Protocol, endpoints: tuple[EndpointView, ...]) -> PortView:
-    read = _protocol(protocol)
-    return PortView(number, read, endpoints, explain=read == "HTTP" and index.settings.explain_refusals)
+def _port(index: MeshIndex, record: ServiceRecord, port: ServicePort, endpoints: tuple[EndpointView, ...]) -> PortView:
+    read = _protocol(port.protocol)
+    return PortView(
+        port.port,
+        read,
+        endpoints,
+        explain=read == "HTTP" and index.settings.explain_refusals,
+        one_address=record.resolution is Resolution.DNS_ROUND_ROBIN,
+    )
 
 
 def _endpoint(state: WorkloadState, port: int) -> Iterable[EndpointView]:
-    """A workload that is only known by a host name, or is in another network, has no address for the waypoint to dial; and its own
-    loopback is nobody's.
+    """A workload in another network has no address for the waypoint to dial; nor has one that wants HBONE and has a name only, as
+    names are dialled in plaintext.
     """
     record = state.record
-    if record.network or not record.addresses or ip_address(record.addresses[0]).is_loopback:
+    by_name = not record.addresses
+    address = record.hostname if by_name else record.addresses[0]
+    if record.network or (by_name and record.hbone) or not _can_be_dialled(address):
         return []
     identity = Identity(state.trust_domain, record.namespace, record.service_account or "default")
-    return [EndpointView(record.addresses[0], port, identity.spiffe, record.hbone, record.uid)]
+    return [EndpointView(address, port, identity.spiffe, record.hbone, record.uid, by_name)]
+
+
+def _can_be_dialled(address: str) -> bool:
+    """Whether it is one address, or a name that may have some. The waypoint's own loopback is nobody's."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return bool(_HOST_NAME.fullmatch(address)) and address.rstrip(".").lower().rpartition(".")[2] != "localhost"
+    return not (found.is_loopback or found.is_unspecified)
 
 
 def _protocol(protocol: Protocol) -> AppProtocol:

@@ -13,8 +13,10 @@ from typing import Any
 
 from tulle.cli.explain.documents import CLUSTER_SCOPED, Document, Key
 from tulle.cni.enrolment import PodFacts, enrolment
+from tulle.istiod.addresses import Host, Numbers, addresses
 from tulle.istiod.index import labels as names
 from tulle.istiod.index.convert import SERVICE_NAME_LABEL
+from tulle.istiod.index.entries import unaddressed_hosts
 
 POD_ADDRESSES = ipaddress.IPv4Network("198.18.0.0/16")
 SERVICE_ADDRESSES = ipaddress.IPv4Network("198.19.0.0/16")
@@ -37,6 +39,7 @@ class Completion:
         self._stand_ins()
         self._pods()
         self._services()
+        self._entries()
         self._endpoints()
 
     @property
@@ -157,6 +160,24 @@ class Completion:
             self._put(
                 {**document.manifest, "spec": {**spec, "clusterIP": address, "clusterIPs": [address]}}, document.source
             )
+
+    def _entries(self) -> None:
+        """Hosts of ServiceEntries without addresses get some, as istiod gives them."""
+        numbers = Numbers()
+        for document in self._of("ServiceEntry"):
+            hosts = unaddressed_hosts(document.manifest)
+            if not hosts or (document.manifest.get("status") or {}).get("addresses"):
+                continue
+            key = (document.key.namespace, document.key.name)
+            given = [
+                {"host": host, "value": value}
+                for host in hosts
+                if (number := numbers.of(Host(key, host))) is not None
+                for value in addresses(number)
+            ]
+            status = {**(document.manifest.get("status") or {}), "addresses": given}
+            self._put({**document.manifest, "status": status}, document.source)
+            self._assume("hosts of ServiceEntries without addresses have been given some by istiod")
 
     def _endpoints(self) -> None:
         known = {

@@ -137,7 +137,7 @@ def evaluate(world: World, ask: Ask) -> Evaluation:
     verdict = _token(world, way, ask)
     if verdict.claims is not None:
         way = route.way(world, client, target, ask, verdict.claims)
-    fates = tuple(_fate(world, client, leg, verdict, ask.authorizers) for leg in way.legs)
+    fates = tuple(_named(_fate(world, client, leg, verdict, ask.authorizers)) for leg in way.legs)
     return Evaluation(ask, way, fates, verdict.note)
 
 
@@ -153,7 +153,7 @@ def _token(world: World, way: Way, ask: Ask) -> tokens.Verdict:
 
 def _fate(world: World, client: Client, leg: Leg, token: tokens.Verdict, answers: Answers) -> Fate:
     if client.sort is Sort.KUBELET:
-        hop = Hop(f"pod {leg.endpoint.name}", True, client.why)
+        hop = Hop(leg.endpoint.what, True, client.why)
         return Fate(leg, Decision(True, Outcome.ALLOWED, (hop,)), "200")
     decision = decide(world.index.policy_set, leg.request)
     asks = consultation(world, leg, decision, answers)
@@ -169,6 +169,14 @@ def _fate(world: World, client: Client, leg: Leg, token: tokens.Verdict, answers
     code = _OUTCOMES[decision.outcome]
     # A waypoint reads before it refuses, and what it closes then is not reset.
     return Fate(leg, decision, "closed" if code == "reset" and leg.waypoint is not None else code, asks)
+
+
+def _named(fate: Fate) -> Fate:
+    """The policy engine knows workloads; not all of them are pods."""
+    endpoint, record = fate.leg.endpoint, fate.leg.endpoint.state.record
+    called = f"pod {record.namespace}/{record.name}"
+    hops = tuple(replace(hop, where=endpoint.what) if hop.where == called else hop for hop in fate.decision.hops)
+    return replace(fate, decision=replace(fate.decision, hops=hops))
 
 
 def _refused_by_authorizer(leg: Leg, decision: Decision, asks: Consultation) -> Fate:

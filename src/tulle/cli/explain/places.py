@@ -75,7 +75,24 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        return f"{self.state.record.namespace}/{self.state.record.name}"
+        record = self.state.record
+        own = f"{record.namespace}/{record.name}"
+        return f"{own}/{self._where}" if record.kind == "ServiceEntry" else own
+
+    @property
+    def what(self) -> str:
+        """How a sentence calls it."""
+        record = self.state.record
+        own = f"{record.namespace}/{record.name}"
+        return f"pod {own}" if self.is_pod else f"endpoint {self._where} ({record.kind} {own})"
+
+    @property
+    def is_pod(self) -> bool:
+        return self.state.record.kind == "Pod"
+
+    @property
+    def _where(self) -> str:
+        return next(iter(self.state.record.addresses), self.state.record.hostname)
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,7 @@ class Target:
         if self.service is not None:
             record = self.service.record
             return f"{record.kind} {record.namespace}/{record.name}"
-        return f"pod {self.endpoints[0].name}" if self.endpoints else self.host
+        return self.endpoints[0].what if self.endpoints else self.host
 
     @property
     def http(self) -> bool:

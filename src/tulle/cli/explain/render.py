@@ -69,7 +69,7 @@ def _table(rows: tuple[Row, ...]) -> Table:
 def _notes(report: Report) -> Iterator[str]:
     if len(set(report.endpoints.values())) > 1:
         yield ""
-        yield from (f"pod {name}: {code}" for name, code in report.endpoints.items())
+        yield from (f"to {name}: {code}" for name, code in report.endpoints.items())
     if report.nearest:
         yield ""
         yield f"Nearest miss: {report.nearest.text}  ({report.nearest.clause})"

@@ -292,7 +292,8 @@ def _way_of(evaluation: Evaluation, fate: Fate) -> Iterator[Row]:
         how = "from the node" if client.sort is Sort.KUBELET else "plaintext" if plain else "HBONE"
         yield _decided(source, hop.where, how, "nobody (plaintext)" if plain else identity, hop)
     if fate.decision.allowed:
-        yield Row(f"pod {leg.endpoint.name}", f"its port {leg.endpoint.port}", "inside the pod", "")
+        inside = "inside the pod" if leg.endpoint.is_pod else "outside the mesh"
+        yield Row(leg.endpoint.what, f"its port {leg.endpoint.port}", inside, "")
 
 
 def _decided(source: str, destination: str, how: str, sees: str, hop: Hop) -> Row:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tulle.cli.explain.places import Client, Endpoint, Sort, Target, Via, declared_http
@@ -17,6 +17,7 @@ from tulle.cni import enrolment as capture
 from tulle.istiod.index import labels as names
 from tulle.istiod.index.state import WorkloadState
 from tulle.istiod.index.waypoints import UNBOUND, Binding, Waypoint
+from tulle.istiod.waypoint_targets import service_endpoints
 from tulle.security.request import HttpRequest, Request
 
 
@@ -77,9 +78,11 @@ class Way:
 
 def way(world: World, client: Client, target: Target, ask: Ask, claims: Mapping[str, Any] | None) -> Way:
     """Lay the way out. `claims` are those of a token that the waypoint accepts."""
-    legs = tuple(_leg(world, client, target, endpoint, ask, claims) for endpoint in target.endpoints)
     binding = binding_of(target, target.endpoints[0] if target.endpoints else None)
     through = _through(world, client, target, binding)
+    if through is not None:
+        target = replace(target, endpoints=_dialled(world, target))
+    legs = tuple(_leg(world, client, target, endpoint, ask, claims) for endpoint in target.endpoints)
     return Way(client, target, legs, _detour(client, target, binding, through), _stop(world, client, target, through))
 
 
@@ -88,6 +91,15 @@ def binding_of(target: Target, endpoint: Endpoint | None) -> Binding:
     if target.via is Via.SERVICE and target.service is not None:
         return target.service.binding
     return endpoint.state.binding if endpoint is not None else UNBOUND
+
+
+def _dialled(world: World, target: Target) -> tuple[Endpoint, ...]:
+    """The endpoints that a waypoint uses: not each that there is can be reached from it."""
+    if target.via is not Via.SERVICE or target.service is None:
+        return target.endpoints
+    views = service_endpoints(world.index, target.service.record.key).get(target.port, ())
+    used = {view.uid for view in views}
+    return tuple(endpoint for endpoint in target.endpoints if endpoint.state.record.uid in used)
 
 
 def _through(world: World, client: Client, target: Target, binding: Binding) -> Waypoint | None:
@@ -208,15 +220,30 @@ def _stop(world: World, client: Client, target: Target, through: Waypoint | None
     return _not_served(world, client, target)
 
 
+_MISSING: Mapping[str, tuple[str, str]] = {
+    "Service": (
+        "no pod that runs is selected by it",
+        "kubectl get endpointslices -n {namespace} -l kubernetes.io/service-name={name}",
+    ),
+    "ServiceEntry": (
+        "it has none that a waypoint can connect to (with resolution NONE it has none; a waypoint looks no wildcards up, "
+        "speaks HBONE to addresses only, and does not enter other networks)",
+        "kubectl get serviceentry -n {namespace} {name} -o yaml",
+    ),
+}
+"""By kind: why there is no endpoint, and where to look."""
+
+
 def _no_endpoint(world: World, client: Client, target: Target, through: Waypoint | None) -> Stop | None:
     record = target.service.record if target.service else None
-    if record is None or (record.kind == "ServiceEntry" and not target.waiting):
+    if record is None or (record.kind == "ServiceEntry" and not target.waiting and through is None):
         return None
     waiting = ", ".join(f"{one.record.namespace}/{one.record.name}" for one in target.waiting)
-    why = f"its pods are not ready: {waiting}" if waiting else "no pod that runs is selected by it"
+    why, look = _MISSING[record.kind]
+    why = f"its pods are not ready: {waiting}" if waiting else why
     explained = world.settings.explain_refusals and target.http
     code = "503" if target.http and (through is not None or explained) else "closed"
-    look = f"kubectl get endpointslices -n {record.namespace} -l kubernetes.io/service-name={record.name}"
+    look = look.format(namespace=record.namespace, name=record.name)
     code = code if client.in_mesh else "refused"
     return Stop(code, f"{target.what} has no ready endpoint: {why}", look)
 

@@ -25,7 +25,10 @@ def capture(world: World, evaluation: Evaluation) -> Iterator[Finding]:
         text = f"{who} has no identity, so no principal or namespace in a policy is its own"
         yield note("outside-mesh", text)
     for endpoint in _distinct(evaluation):
-        if not endpoint.state.record.hbone:
+        if not endpoint.state.record.hbone and not endpoint.is_pod:
+            text = f"{endpoint.what} is outside the mesh: it is reached in plaintext, and nothing is enforced at it"
+            yield note("server-outside-mesh", text)
+        elif not endpoint.state.record.hbone:
             reason = capture_of(world, endpoint.state).reason.value
             text = f"pod {endpoint.name} is not captured ({reason}): nothing is enforced at it, STRICT neither"
             yield Finding("server-not-captured", text)

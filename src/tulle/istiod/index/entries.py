@@ -1,7 +1,8 @@
 """ServiceEntry and WorkloadEntry reduced to the index's records (spec A4, E1): services and workloads that are no Services and no Pods.
 
 A ServiceEntry gives one service for each of its hosts; its inline endpoints become workloads of their own, and a `workloadSelector`
-finds pods and WorkloadEntries of its namespace. Both kinds are custom resources and come as plain manifests.
+finds pods and WorkloadEntries of its namespace. Without either, a host that is to be looked up is its own endpoint. Both kinds are
+custom resources and come as plain manifests.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from tulle.istiod.index.records import (
 )
 
 _UNTUNNELLED = frozenset({"UDP"})
+_RESOLUTIONS: Mapping[str, Resolution] = {
+    "NONE": Resolution.PASSTHROUGH,
+    "DNS": Resolution.DNS,
+    "DNS_ROUND_ROBIN": Resolution.DNS_ROUND_ROBIN,
+}
+_IN_DNS = frozenset({Resolution.DNS, Resolution.DNS_ROUND_ROBIN})
 
 
 def from_workload_entry(manifest: Mapping[str, Any]) -> Records:
@@ -48,23 +55,38 @@ def from_service_entry(manifest: Mapping[str, Any]) -> Records:
     meta, spec = manifest.get("metadata") or {}, manifest.get("spec") or {}
     namespace, name = str(meta.get("namespace") or ""), str(meta.get("name") or "")
     services = tuple(_services(namespace, name, meta, spec, manifest.get("status") or {}))
-    workloads = tuple(_endpoints(namespace, name, spec))
     ports = tuple((port["name"], _number(port.get("targetPort")) or port["number"]) for port in _ports(spec))
-    selector = (spec.get("workloadSelector") or {}).get("labels") or None
-    key = (namespace, f"ServiceEntry/{name}")
-    group = GroupRecord(
-        namespace=namespace,
-        source=key[1],
-        services=tuple(service.key for service in services),
-        members=tuple(Member(workload.uid, _own_ports(endpoint, ports)) for workload, endpoint in workloads),
-        selector=selector,
-        selector_ports=ports,
-        own_ports=tuple((port, port) for port, _ in ports),
-    )
-    records: dict[tuple[Kind, tuple[str, str]], Any] = {(Kind.GROUP, key): group}
-    records.update(((Kind.SERVICE, service.key), service) for service in services)
-    records.update(((Kind.WORKLOAD, ("", workload.uid)), workload) for workload, _ in workloads)
+    records: dict[tuple[Kind, tuple[str, str]], Any] = {(Kind.SERVICE, service.key): service for service in services}
+    for source, behind, given in _sources(name, services, spec):
+        workloads = [(_endpoint(namespace, name, endpoint), endpoint) for endpoint in given]
+        records.update(((Kind.WORKLOAD, ("", workload.uid)), workload) for workload, _ in workloads)
+        records[(Kind.GROUP, (namespace, source))] = GroupRecord(
+            namespace=namespace,
+            source=source,
+            services=tuple(service.key for service in behind),
+            members=tuple(Member(workload.uid, _own_ports(endpoint, ports)) for workload, endpoint in workloads),
+            selector=(spec.get("workloadSelector") or {}).get("labels") or None,
+            selector_ports=ports,
+            own_ports=tuple((port, port) for port, _ in ports),
+        )
     return records
+
+
+def _sources(
+    name: str, services: Sequence[ServiceRecord], spec: Mapping[str, Any]
+) -> Iterator[tuple[str, Sequence[ServiceRecord], Sequence[Mapping[str, Any]]]]:
+    """Which endpoints stand behind which services: the given ones behind all, else each host that can be looked up behind itself."""
+    given = list(spec.get("endpoints") or ())
+    if given or spec.get("workloadSelector") or _resolution(spec) not in _IN_DNS:
+        yield f"ServiceEntry/{name}", services, given
+        return
+    for service in services:
+        if not service.hostname.startswith("*"):
+            yield f"ServiceEntry/{name}/{service.hostname}", (service,), ({"address": service.hostname},)
+
+
+def _resolution(spec: Mapping[str, Any]) -> Resolution:
+    return _RESOLUTIONS.get(str(spec.get("resolution") or "NONE"), Resolution.ENDPOINTS)
 
 
 def _services(
@@ -79,6 +101,7 @@ def _services(
         )
         for port in _ports(spec)
     )
+    unaddressed = unaddressed_hosts({"metadata": meta, "spec": spec})
     annotations = meta.get("annotations") or {}
     kept = {names.CANARY_WEIGHT: annotations[names.CANARY_WEIGHT]} if names.CANARY_WEIGHT in annotations else {}
     for host in _strings(spec.get("hosts")):
@@ -87,16 +110,28 @@ def _services(
             namespace=namespace,
             name=name,
             hostname=host,
-            addresses=_addresses(host, spec, status),
+            addresses=_addresses(host, spec, status if host in unaddressed else {}),
             ports=ports,
             labels=meta.get("labels") or {},
             annotations=kept,
-            resolution=Resolution.PASSTHROUGH if spec.get("resolution", "NONE") == "NONE" else Resolution.ENDPOINTS,
+            resolution=_resolution(spec),
             traffic_distribution=str(annotations.get(names.TRAFFIC_DISTRIBUTION) or ""),
             namespace_only=list(_strings(spec.get("exportTo"))) == ["."],
             subject_alt_names=_strings(spec.get("subjectAltNames")),
             created=str(meta.get("creationTimestamp") or ""),
         )
+
+
+def unaddressed_hosts(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The hosts of a ServiceEntry that istiod gives addresses to.
+
+    Not if it has its own, if where a request goes is to depend on the address that was dialled, or if a label says so.
+    """
+    meta, spec = manifest.get("metadata") or {}, manifest.get("spec") or {}
+    refused = str((meta.get("labels") or {}).get(names.ALLOCATE_ADDRESS) or "").lower() == "false"
+    if refused or spec.get("addresses") or _resolution(spec) is Resolution.PASSTHROUGH:
+        return ()
+    return tuple(dict.fromkeys(host for host in _strings(spec.get("hosts")) if not host.startswith("*")))
 
 
 def _addresses(host: str, spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[str, ...]:
@@ -108,15 +143,9 @@ def _addresses(host: str, spec: Mapping[str, Any], status: Mapping[str, Any]) ->
     return tuple(one["value"] for one in allocated if _is_address(str(one.get("value"))))
 
 
-def _endpoints(
-    namespace: str, name: str, spec: Mapping[str, Any]
-) -> Iterator[tuple[WorkloadRecord, Mapping[str, Any]]]:
-    given = list(spec.get("endpoints") or ())
-    if not given and spec.get("resolution") in ("DNS", "DNS_ROUND_ROBIN") and not spec.get("workloadSelector"):
-        given = [{"address": host} for host in _strings(spec.get("hosts")) if not host.startswith("*")]
-    for endpoint in given:
-        suffix = f"/{endpoint.get('address') or ''}"
-        yield _workload("ServiceEntry", (namespace, name), suffix, endpoint, endpoint.get("labels") or {}), endpoint
+def _endpoint(namespace: str, name: str, endpoint: Mapping[str, Any]) -> WorkloadRecord:
+    suffix = f"/{endpoint.get('address') or ''}"
+    return _workload("ServiceEntry", (namespace, name), suffix, endpoint, endpoint.get("labels") or {})
 
 
 def _workload(

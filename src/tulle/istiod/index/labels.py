@@ -24,6 +24,8 @@ REMOTE_GATEWAY = "istio-remote"
 NETWORK_GATEWAYS = frozenset({"istio-east-west", REMOTE_GATEWAY})
 """Classes of Gateways that lead into the network of their label `topology.istio.io/network`."""
 TUNNEL = "networking.istio.io/tunnel"
+ALLOCATE_ADDRESS = "networking.istio.io/enable-autoallocate-ip"
+"""Label of a ServiceEntry; `false`: its hosts get no addresses of istiod's."""
 LOCALITY = "istio-locality"
 """Label of a pod that says where it is, instead of its node: `region.zone.subzone`."""
 TRAFFIC_DISTRIBUTION = "networking.istio.io/traffic-distribution"

@@ -69,9 +69,13 @@ class Protocol(Enum):
 
 
 class Resolution(Enum):
-    """How a service's endpoints are found. PASSTHROUGH keeps the address that the client dialled."""
+    """How a service's endpoints are found. PASSTHROUGH keeps the address that the client dialled; of the addresses of a name
+    DNS_ROUND_ROBIN uses one at a time.
+    """
 
     ENDPOINTS = "endpoints"
+    DNS = "dns"
+    DNS_ROUND_ROBIN = "dns-round-robin"
     PASSTHROUGH = "passthrough"
 
 

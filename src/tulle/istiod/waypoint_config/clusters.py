@@ -2,7 +2,7 @@
 
 An HBONE endpoint is written as an address inside the proxy (the `connect_originate` listener) whose metadata names the real address
 and the identity it must present; an endpoint outside the mesh is its plain socket address. Which of the two transports is used is
-decided per endpoint by that metadata, so one Service may mix captured and uncaptured pods.
+decided per endpoint by that metadata, so one Service may mix captured and uncaptured pods. Where endpoints have host names, see `named`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tulle.envoy.clusters import METADATA, Endpoint, original_destination_cluste
 from tulle.envoy.sockets import internal_address, tcp_address
 from tulle.envoy.tls import internal_upstream, one_client, plaintext
 from tulle.envoy.wire import from_ads, pack, seconds
-from tulle.istiod.waypoint_config import names
+from tulle.istiod.waypoint_config import named, names
 from tulle.istiod.waypoint_config.view import (
     ANY_PORT,
     AuthorizerView,
@@ -52,10 +52,14 @@ def connect_originate(view: WaypointConfigView) -> cluster_pb2.Cluster:
 
 
 def for_port(target: TargetView, port: PortView) -> cluster_pb2.Cluster:
-    """The cluster of one port of a target; its endpoints come by EDS, so that a pod's coming and going changes nothing here."""
+    """The cluster of one port of a target; its endpoints come by EDS, so that a pod's coming and going changes nothing here, unless
+    some are known by name."""
     name = names.target_port(target, port.port)
     outside = port.port == ANY_PORT and not any(endpoint.hbone for endpoint in port.endpoints)
-    cluster = original_destination_cluster(name) if outside else _by_eds(name)
+    if port.by_name:
+        cluster = named.cluster(name, port.endpoints, one_address=port.one_address)
+    else:
+        cluster = original_destination_cluster(name) if outside else _by_eds(name)
     if port.protocol != "TCP":
         same = http_protocol_options_pb2.HttpProtocolOptions()
         same.use_downstream_protocol_config.http_protocol_options.SetInParent()
@@ -66,7 +70,8 @@ def for_port(target: TargetView, port: PortView) -> cluster_pb2.Cluster:
 
 def for_authorizer(view: AuthorizerView) -> cluster_pb2.Cluster:
     """The cluster of an external authorizer: HTTP/2 for gRPC, else HTTP/1.1."""
-    cluster = _by_eds(names.authorizer(view.name))
+    name = names.authorizer(view.name)
+    cluster = named.cluster(name, view.endpoints) if view.by_name else _by_eds(name)
     options = http_protocol_options_pb2.HttpProtocolOptions()
     if view.settings.grpc:
         options.explicit_http_config.http2_protocol_options.SetInParent()

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from envoy.config.accesslog.v3 import accesslog_pb2
 
 from tulle.envoy.accesslog import stdout_json
+from tulle.envoy.clusters import METADATA
 from tulle.envoy.filter_state import literal
-from tulle.istiod.waypoint_config import names
+from tulle.istiod.waypoint_config import named, names
 from tulle.istiod.waypoint_config.view import TargetView
 
 _COMMON: Mapping[str, str] = {
@@ -24,6 +25,7 @@ _COMMON: Mapping[str, str] = {
     "dst.identity": "%UPSTREAM_METADATA(tulle:identity)%",
     "response_flags": "%RESPONSE_FLAGS%",
     "upstream": "%UPSTREAM_CLUSTER%",
+    "upstream_names": f"%CLUSTER_METADATA({METADATA}:{named.ENDPOINTS})%",
     "upstream_failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
     "bytes_recv": "%BYTES_RECEIVED%",
     "bytes_sent": "%BYTES_SENT%",

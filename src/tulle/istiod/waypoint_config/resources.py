@@ -81,9 +81,11 @@ def _clusters(view: WaypointConfigView) -> Iterator[Any]:
 
 def _loads(view: WaypointConfigView) -> Iterator[Any]:
     for target, port in _ports(view):
-        yield clusters.endpoints(target, port)
+        if not port.by_name:
+            yield clusters.endpoints(target, port)
     for one in view.authorizers:
-        yield clusters.authorizer_endpoints(one)
+        if not one.by_name:
+            yield clusters.authorizer_endpoints(one)
 
 
 def _extensions(view: WaypointConfigView) -> Iterator[Any]:

@@ -20,7 +20,8 @@ Rules = Mapping[str, Any]
 class EndpointView:
     """One place to send requests to: a pod (or external endpoint) and the port that its Service port means there.
 
-    `identity` is the SPIFFE URI that the endpoint must present over HBONE; it is ignored when `hbone` is false.
+    `identity` is the SPIFFE URI that the endpoint must present over HBONE; it is ignored when `hbone` is false. With `by_name` the
+    address is a host name, which the waypoint looks up; such an endpoint is never an HBONE one.
     """
 
     address: str
@@ -28,6 +29,7 @@ class EndpointView:
     identity: str
     hbone: bool
     uid: str = ""
+    by_name: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,19 @@ class PortView:
 
     `ANY_PORT` is for workloads, is read as AUTO and leads to whichever port of its one endpoint was dialled.
     `explain`: a refusal by an endpoint's node proxy is passed to the client as an HTTP answer that gives the reason.
+    `one_address`: of the addresses that an endpoint's name has, each new connection goes to the first (DNS_ROUND_ROBIN).
     """
 
     port: int
     protocol: AppProtocol
     endpoints: tuple[EndpointView, ...]
     explain: bool = False
+    one_address: bool = False
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the endpoints are part of the cluster, because names among them are to be looked up."""
+        return any(endpoint.by_name for endpoint in self.endpoints)
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,11 @@ class AuthorizerView:
     settings: ExtAuthz
     hostname: str
     endpoints: tuple[EndpointView, ...]
+
+    @property
+    def by_name(self) -> bool:
+        """As of a port."""
+        return any(endpoint.by_name for endpoint in self.endpoints)
 
 
 @dataclass(frozen=True)
