@@ -82,8 +82,10 @@ class LeaderElection:
             if left > 0:
                 self.decided.set()
             self._changed.clear()
+            # Not `wait_for`, which loses a cancellation that comes together with the change (Python 3.11).
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(left, self._renew / 3))
+                async with asyncio.timeout(max(left, self._renew / 3)):
+                    await self._changed.wait()
 
     def _left(self, held: Lease | None) -> float:
         """Seconds until the Lease may be taken, counted from when its last change was seen here: clocks may differ."""
