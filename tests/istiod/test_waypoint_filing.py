@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.security import rbac_reference, strategies, world
 from tulle.istiod.waypoint_config import filing, names, rbac, routes
-from tulle.istiod.waypoint_config.view import ActionRules, PortView, TargetView
+from tulle.istiod.waypoint_config.view import ActionRules, PortView, TargetView, WaypointConfigView
 from tulle.istiod.waypoint_targets import rules_of
 from tulle.security.mesh import MeshSettings
 from tulle.security.model import AuthorizationPolicy
@@ -20,6 +20,7 @@ from tulle.security.model import AuthorizationPolicy
 CLIENTS = (*(f"spiffe://{principal}" for principal in strategies.PRINCIPALS), "spiffe://other/ns/x/sa/y", "")
 SERVICE = {"targetRefs": [{"kind": "Service", "group": "", "name": "helloworld"}]}
 PORT = PortView(80, "HTTP", ())
+VIEW = WaypointConfigView("hello", "waypoint", "spiffe://td/ns/hello/sa/waypoint", "td", ())
 
 
 def http(policies: list[AuthorizationPolicy]) -> ActionRules:
@@ -101,10 +102,10 @@ def test_policies_that_filing_would_multiply_stay_together() -> None:
 
 def test_the_table_chooses_by_client_alone() -> None:
     target = TargetView("Service", "hello", "s", "s", ("10.96.0.1",), (PORT,), rules_of(for_clients(3), MeshSettings()))
-    (host,) = routes.for_port(target, PORT).virtual_hosts
+    (host,) = routes.for_port(VIEW, target, PORT).virtual_hosts
     assert not host.routes
     chosen = host.matcher.matcher_tree.exact_match_map.map
     assert sorted(chosen) == [f"spiffe://td/ns/n/sa/{i}" for i in range(3)]
     without = TargetView("Service", "hello", "s", "s", ("10.96.0.1",), (PORT,))
-    table: route_pb2.RouteConfiguration = routes.for_port(without, PORT)
+    table: route_pb2.RouteConfiguration = routes.for_port(VIEW, without, PORT)
     assert len(table.virtual_hosts[0].routes) == 1

@@ -12,6 +12,7 @@ from aiohttp import web
 from tests.waypoint import signing
 from tests.waypoint.authorizers import GRPC_PORT, HTTP_PORT, GrpcAuthorizer, HttpAuthorizer
 from tests.waypoint.lab import AUTO, TCP, TEST, Mesh, policy, tokens
+from tulle.istiod.waypoint_config import names, resources
 from tulle.istiod.waypoint_config.view import AuthorizerView, EndpointView
 from tulle.security.mesh import MeshSettings, parse_mesh_config
 
@@ -139,6 +140,21 @@ async def test_a_provider_without_its_service_denies(mesh: Mesh) -> None:
     await mesh.configure(custom("asks-http", "/hello"), settings=settings())
     assert (await mesh.get()).status == 403
     assert (await mesh.get(path="/other")).status == 200
+
+
+async def test_what_the_routes_mark_is_denied_while_the_filter_does_not_ask(mesh: Mesh) -> None:
+    """Policies and authorizer are two resources, of which either may come first, and either be refused."""
+    filters = names.EXTENSION_TYPE
+    authorizer = HttpAuthorizer()
+    async with authorizer.serving(mesh.place.host):
+        await configure(mesh, custom("asks-http", "/first"))
+        assert (await mesh.get(path="/first")).status == 200
+        mesh.maps[filters].replace(resources.build(mesh.view()).by_type[filters])
+        await mesh.acknowledged()
+        assert ((await mesh.get(path="/first")).status, (await mesh.get(path="/other")).status) == (403, 200)
+        reason = "the_waypoint_does_not_ask_extension_provider_asks-http_yet"
+        assert (await mesh.logged(path="/first", response_code=403))["response_code_details"].endswith(f"[{reason}]")
+        assert len(authorizer.asked) == 1
 
 
 async def test_custom_comes_before_tokens_and_deny_and_cannot_overrule_them(mesh: Mesh) -> None:

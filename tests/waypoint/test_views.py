@@ -63,6 +63,12 @@ class Mesh:
         value: bytes = extension_pb2.TypedExtensionConfig.FromString(entry.body()).typed_config.value
         return value
 
+    def routes(self) -> bytes:
+        """What the routes to the target's port say, reasons among it."""
+        entry = self.source.maps(WAYPOINT)[names.ROUTE_TYPE].get(f"{TARGET}|80")
+        assert entry is not None
+        return entry.body()
+
     def endpoints(self, name: str) -> list[str]:
         entry = self.source.maps(WAYPOINT)[names.ENDPOINT_TYPE].get(name)
         assert entry is not None
@@ -167,14 +173,16 @@ def custom(provider: str = "authz") -> Change:
 
 def test_an_authorizer_is_found_in_the_mesh_and_followed() -> None:
     mesh = Mesh(custom(), extensionProviders=[PROVIDER])
-    assert b"is not in the mesh" in mesh.extension(f"{TARGET}|custom")
+    assert b"is not in the mesh" in mesh.routes()
+    assert mesh.extension(f"{TARGET}|custom") == b""
     mesh.apply(authz_service(), *authz_pod("10.244.1.9", hbone=True))
     assert b"ExtensionProvider/authz" in mesh.extension(f"{TARGET}|custom")
     assert mesh.endpoints("ExtensionProvider/authz") == ["10.244.1.9:9000"]
     mesh.apply(*authz_pod("10.244.1.10", hbone=False))
     assert mesh.endpoints("ExtensionProvider/authz") == ["10.244.1.10"]
     mesh.apply(authz_service()._replace(record=None))
-    assert b"is not in the mesh" in mesh.extension(f"{TARGET}|custom")
+    assert b"is not in the mesh" in mesh.routes()
+    assert mesh.extension(f"{TARGET}|custom") == b""
 
 
 def test_a_host_in_two_namespaces_is_not_guessed_at() -> None:
@@ -183,7 +191,8 @@ def test_a_host_in_two_namespaces_is_not_guessed_at() -> None:
     assert len(authorizer_views(mesh.index)) == 1
     mesh.apply(authz_service(twin))
     assert authorizer_views(mesh.index) == ()
-    assert b"is not in the mesh" in mesh.extension(f"{TARGET}|custom")
+    assert b"is not in the mesh" in mesh.routes()
+    assert mesh.extension(f"{TARGET}|custom") == b""
     named = {"name": "authz", "envoyExtAuthzHttp": {"service": f"tools/{AUTHZ[1]}", "port": 9000}}
     settings = replace(
         mesh.index.settings, extension_providers=parse_mesh_config({"extensionProviders": [named]}).extension_providers

@@ -85,3 +85,5 @@ async def test_the_log_names_client_service_endpoint_and_policy(mesh: Mesh) -> N
     assert passed["dst.identity"] == "spiffe://cluster.local/ns/hello/sa/default"
     assert passed["dst.hbone_addr"] == f"{mesh.place.host}:8080"
     assert passed["upstream"] == f"Service/hello/helloworld|{HTTP}"
+    assert (await mesh.get(port=PLAIN, path="/plain")).status == 200
+    assert not (await mesh.logged(path="/plain")).keys() & {"dst.hbone_addr", "dst.identity"}

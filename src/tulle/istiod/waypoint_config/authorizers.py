@@ -1,8 +1,9 @@
 """External authorizers: what becomes of requests that a CUSTOM policy matches.
 
-The policies of a target only mark those requests; one filter after them settles what is marked. It asks the target's authorizer, or
-denies if there is none to ask. A change of it and a change of the policies may thus reach Envoy in any order, and either may be
-refused, without a request slipping through unasked.
+The policies of a target only mark those requests; one filter after them settles what is marked. It asks the target's authorizer. If
+there is none to ask it does nothing by itself, and the route that holds the policies has it deny what they marked: a filter that asks
+takes no notice of that. A change of it and a change of the policies may thus reach Envoy in any order, and either may be refused,
+without a request slipping through unasked; and a request that no CUSTOM policy is about does not pay for the question.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.network.ext_authz.v3 import ext_authz_pb2 as network_pb2
 from envoy.type.matcher.v3 import string_pb2
 from envoy.type.v3 import http_status_pb2
+from google.protobuf import any_pb2
 
-from tulle.envoy.wire import seconds
+from tulle.envoy.wire import pack, seconds
 from tulle.istiod.waypoint_config import names, rbac
 from tulle.istiod.waypoint_config.view import AuthorizerView, PolicyRules, WaypointConfigView
 
@@ -28,9 +30,12 @@ _V3 = 2
 def filter_config(view: WaypointConfigView, rules: PolicyRules) -> rbac_pb2.RBAC | http_pb2.ExtAuthz:
     """The filter that settles what the CUSTOM policies among `rules` match, on HTTP ports."""
     found = view.authorizer(rules.authorizer)
-    if found is None:
-        return rbac.deny_custom(_reason(rules))
-    return _http(found)
+    return rbac_pb2.RBAC() if found is None else _http(found)
+
+
+def unasked(view: WaypointConfigView, rules: PolicyRules) -> any_pb2.Any:
+    """What a route with CUSTOM policies has that filter do for as long as it asks nobody, whatever is the cause."""
+    return pack(rbac_pb2.RBACPerRoute(rbac=rbac.deny_custom(_reason(view, rules))))
 
 
 def of_connections(view: WaypointConfigView, rules: PolicyRules) -> network_pb2.ExtAuthz | None:
@@ -47,7 +52,9 @@ def of_connections(view: WaypointConfigView, rules: PolicyRules) -> network_pb2.
     )
 
 
-def _reason(rules: PolicyRules) -> str:
+def _reason(view: WaypointConfigView, rules: PolicyRules) -> str:
+    if view.authorizer(rules.authorizer) is not None:
+        return f"the waypoint does not ask extension provider {rules.authorizer} yet"
     if rules.authorizer:
         return f"the Service of extension provider {rules.authorizer} or its port is not in the mesh"
     return rules.no_authorizer or "no extension provider is asked"

@@ -117,7 +117,8 @@ def _filters(target: TargetView) -> list[hcm_pb2.HttpFilter]:
 
 
 def _policies(name: str) -> hcm_pb2.HttpFilter:
-    return hcm_pb2.HttpFilter(name=name, typed_config=pack(http_rbac_pb2.RBAC()))
+    """A filter that a request passes through only if its route has policies for it."""
+    return hcm_pb2.HttpFilter(name=name, typed_config=pack(http_rbac_pb2.RBAC()), disabled=True)
 
 
 def _discovered(name: str, *kinds: Message) -> hcm_pb2.HttpFilter:

@@ -65,7 +65,7 @@ def _routes(view: WaypointConfigView) -> Iterator[Any]:
     yield routes.connect_terminate(view)
     for target, port in _ports(view):
         if port.protocol != "TCP":
-            yield routes.for_port(target, port)
+            yield routes.for_port(view, target, port)
 
 
 def _clusters(view: WaypointConfigView) -> Iterator[Any]:

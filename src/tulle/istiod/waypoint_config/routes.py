@@ -12,7 +12,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from tulle.envoy import matching, routes
 from tulle.envoy.wire import seconds
-from tulle.istiod.waypoint_config import filing, listeners, names, rbac
+from tulle.istiod.waypoint_config import authorizers, filing, listeners, names, rbac
 from tulle.istiod.waypoint_config.view import ANY_PORT, ActionRules, PortView, TargetView, WaypointConfigView
 
 _RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled"
@@ -51,17 +51,24 @@ def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def for_port(target: TargetView, port: PortView) -> route_pb2.RouteConfiguration:
+def for_port(view: WaypointConfigView, target: TargetView, port: PortView) -> route_pb2.RouteConfiguration:
     """Every request to one HTTP port of a target: its policies in their order, then its cluster (spec C4)."""
     name = names.target_port(target, port.port)
+
+    def onward(rules: ActionRules) -> route_components_pb2.Route:
+        route = _onward(name, rules)
+        if rules.custom is not None:
+            route.typed_per_filter_config[names.custom(target)].CopyFrom(authorizers.unasked(view, target.rules))
+        return route
+
     filed = filing.file(target.rules.http)
     table = route_pb2.RouteConfiguration(name=name)
     host = table.virtual_hosts.add(name=names.target(target), domains=["*"])
-    rest = _onward(name, filed.rest)
+    rest = onward(filed.rest)
     if not filed.by_client:
         host.routes.append(rest)
         return table
-    by_client = {client: matching.use_route(_onward(name, rules)) for client, rules in filed.by_client.items()}
+    by_client = {client: matching.use_route(onward(rules)) for client, rules in filed.by_client.items()}
     client = matching.filter_state(names.PEER_PRINCIPAL)
     host.matcher.CopyFrom(matching.by_text(client, by_client, matching.use_route(rest)))
     return table
