@@ -211,7 +211,8 @@ class EnvoyProcess:
                 failures = 1 if loop.time() - began >= self._options.restart.stable_after else failures + 1
                 self._set_state(EnvoyState.BACKING_OFF)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._options.restart.delay(failures))
+                    async with asyncio.timeout(self._options.restart.delay(failures)):
+                        await self._stopping.wait()
         finally:
             await self._end()
             self._set_state(EnvoyState.STOPPED)
@@ -252,7 +253,8 @@ class EnvoyProcess:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), self._options.stop_grace)
+            async with asyncio.timeout(self._options.stop_grace):
+                await process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

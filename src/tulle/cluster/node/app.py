@@ -136,7 +136,8 @@ async def run(settings: Settings, network_factory: NetworkFactory = embedded_net
 
 async def _first_services(services: Informer[ServiceObject]) -> None:
     try:
-        await asyncio.wait_for(services.synced(), SERVICES_PATIENCE)
+        async with asyncio.timeout(SERVICES_PATIENCE):
+            await services.synced()
     except TimeoutError:
         log.warning("starting pods without knowing the Services yet")
 

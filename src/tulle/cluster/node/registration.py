@@ -181,7 +181,8 @@ class Registration:
                 pause = 2.0
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 

@@ -46,7 +46,8 @@ async def run(node: Node, cid: str, command: tuple[str, ...], timeout: float) ->
     code: int | None = None
     try:
         with contextlib.suppress(TimeoutError):
-            code = await asyncio.wait_for(collect(), timeout)
+            async with asyncio.timeout(timeout):
+                code = await collect()
     except ExecError as error:
         return f"command could not be started: {error}"
     finally:

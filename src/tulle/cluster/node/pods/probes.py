@@ -133,5 +133,6 @@ class Prober:
     async def _answer(self, kind: Kind, probe: Probe) -> str:
         with contextlib.suppress(TimeoutError):
             # the request has its own time-out, with better words; this one is for what ignores it
-            return await asyncio.wait_for(self._callbacks.ask(kind, probe), probe.timeout_seconds + 5)
+            async with asyncio.timeout(probe.timeout_seconds + 5):
+                return await self._callbacks.ask(kind, probe)
         return "probe timed out"

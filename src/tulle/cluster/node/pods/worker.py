@@ -111,7 +111,8 @@ class PodWorker:
             if self._finished:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     async def close(self) -> None:
         """The node process ends: leave the pod as it is."""

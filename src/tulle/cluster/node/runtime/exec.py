@@ -177,7 +177,8 @@ class ExecSession:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         kill(target, number)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._process.wait(), patience)
+                    async with asyncio.timeout(patience):
+                        await self._process.wait()
                     break
         if self._process.returncode is None:
             self._process.kill()
