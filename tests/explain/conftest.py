@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from tulle import manifests
+from tests.support.api_server import api_server
 from tulle.cli.explain.world import World
 from tulle.kube import resources as res
 from tulle.kube.client import Client
@@ -47,39 +42,22 @@ spec: {serviceAccountName: waypoint, containers: [{name: proxy}]}
 
 @pytest.fixture(scope="module")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    state = tmp_path_factory.mktemp("tk-explain")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tulle.cluster.apiserver", "--state-dir", str(state), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("ready:") for line in process.stdout), "the API server did not start"
-        try:
-            world = scene(
-                _CONFIG, ENROLLED, _WAYPOINT_POD, STRICT, selecting("v2", rule(principals=[TEST], methods=["GET"]))
-            )
-            asyncio.run(_fill(str(state / "kubeconfig"), world))
-            yield str(state / "kubeconfig")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
+    world = scene(_CONFIG, ENROLLED, _WAYPOINT_POD, STRICT, selecting("v2", rule(principals=[TEST], methods=["GET"])))
+    with api_server(tmp_path_factory.mktemp("tk-explain"), lambda client: _fill(client, world)) as made:
+        yield made
 
 
-async def _fill(path: str, world: World) -> None:
-    async with Client.from_kubeconfig(path) as client:
-        for crd in manifests.crds():
-            await client.create(res.CUSTOM_RESOURCE_DEFINITIONS, crd)
-        documents = sorted(world.objects.values(), key=lambda one: one.key.kind != "Namespace")
-        accounts = {(one.key.namespace, _account(one.manifest)) for one in documents if one.key.kind == "Pod"}
-        for document in documents:
-            if document.key.kind in _KINDS and document.key.kind != "Pod":
-                await _put(client, document.manifest, document.key.namespace)
-        for namespace, name in accounts:
-            await _put(client, {"kind": "ServiceAccount", "metadata": {"name": name}}, namespace)
-        for document in documents:
-            if document.key.kind == "Pod":
-                await _put(client, document.manifest, document.key.namespace)
+async def _fill(client: Client, world: World) -> None:
+    documents = sorted(world.objects.values(), key=lambda one: one.key.kind != "Namespace")
+    accounts = {(one.key.namespace, _account(one.manifest)) for one in documents if one.key.kind == "Pod"}
+    for document in documents:
+        if document.key.kind in _KINDS and document.key.kind != "Pod":
+            await _put(client, document.manifest, document.key.namespace)
+    for namespace, name in accounts:
+        await _put(client, {"kind": "ServiceAccount", "metadata": {"name": name}}, namespace)
+    for document in documents:
+        if document.key.kind == "Pod":
+            await _put(client, document.manifest, document.key.namespace)
 
 
 def _account(manifest: Mapping[str, Any]) -> str:

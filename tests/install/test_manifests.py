@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from tests.support.api_server import empty_api_server
 from tulle import manifests
 from tulle.cli import install
 from tulle.cli.main import app
@@ -86,19 +85,8 @@ def test_an_unknown_profile() -> None:
 @pytest.fixture(scope="module")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An API server with nothing in it."""
-    state = tmp_path_factory.mktemp("tk-install")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tulle.cluster.apiserver", "--state-dir", str(state), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("ready:") for line in process.stdout), "the API server did not start"
-        try:
-            yield str(state / "kubeconfig")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
+    with empty_api_server(tmp_path_factory.mktemp("tk-install")) as made:
+        yield made
 
 
 def kubectl(kubeconfig: str, *arguments: str, text: str = "") -> str:

@@ -1,4 +1,4 @@
-"""A real API server, as a process of its own, with the mesh's custom resources."""
+"""A real API server, as a process of its own; empty, or with the mesh's custom resources."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
-import tulle
+from tulle import manifests
 from tulle.kube.client import Client
 from tulle.kube.resources import CUSTOM_RESOURCE_DEFINITIONS
 
-CRDS = Path(tulle.__file__).parent / "manifests" / "crds"
-
 
 @contextmanager
-def api_server(state: Path, prepare: Callable[[Client], Awaitable[object]]) -> Iterator[str]:
-    """Its kubeconfig, once `prepare` has put there what the tests expect."""
+def empty_api_server(state: Path) -> Iterator[str]:
+    """Its kubeconfig."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,16 +27,22 @@ def api_server(state: Path, prepare: Callable[[Client], Awaitable[object]]) -> I
         assert process.stdout is not None
         assert any(line.startswith("ready:") for line in process.stdout), "the API server did not start"
         try:
-            asyncio.run(_install(str(state / "kubeconfig"), prepare))
             yield str(state / "kubeconfig")
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate()
 
 
-async def _install(kubeconfig: str, prepare: Callable[[Client], Awaitable[object]]) -> None:
+@contextmanager
+def api_server(state: Path, prepare: Callable[[Client], Awaitable[object]]) -> Iterator[str]:
+    """The kubeconfig of one with the custom resources, once `prepare` has put there what the tests expect."""
+    with empty_api_server(state) as kubeconfig:
+        asyncio.run(_fill(kubeconfig, prepare))
+        yield kubeconfig
+
+
+async def _fill(kubeconfig: str, prepare: Callable[[Client], Awaitable[object]]) -> None:
     async with Client.from_kubeconfig(kubeconfig) as client:
-        for path in sorted(CRDS.glob("*.yaml")):
-            for manifest in yaml.safe_load_all(path.read_text()):
-                await client.create(CUSTOM_RESOURCE_DEFINITIONS, manifest)
+        for crd in manifests.crds():
+            await client.create(CUSTOM_RESOURCE_DEFINITIONS, crd)
         await prepare(client)
