@@ -9,7 +9,7 @@ def settle() -> None:
     """Take what is there now out of the collector's sight.
 
     CPython puts a full collection off until new objects are a quarter as many as the last one's survivors. After this it compares with
-    what a process makes at work, not with its modules, so that cycles of pods that are gone do not lie about by the ten thousand.
+    what a process makes at work, not with its modules, and does not walk through those again.
     """
     gc.freeze()
     gc.collect()
