@@ -1,16 +1,20 @@
 """The Node object, the node's paths, the sandbox's program."""
 
+import asyncio
 import platform
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from tulle import kube
 from tulle.cluster.node import registration
 from tulle.cluster.node.paths import NodePaths
-from tulle.cluster.node.registration import NodeIdentity
+from tulle.cluster.node.registration import NodeIdentity, Registration
 from tulle.cluster.node.runtime import pause, records
 from tulle.cluster.node.runtime.records import Exit, Record
 from tulle.cluster.node.server.app import common_name
+from tulle.kube.errors import NotFound
 
 
 def test_a_condition_is_dated_when_it_changes() -> None:
@@ -21,6 +25,36 @@ def test_a_condition_is_dated_when_it_changes() -> None:
     assert dates["Ready"] == ("True", "1970-01-01T00:03:20Z")
     assert dates["DiskPressure"] == ("False", "1970-01-01T00:01:40Z")
     assert {c["lastHeartbeatTime"] for c in later} == {"1970-01-01T00:05:00Z"}
+
+
+async def test_ready_while_a_report_is_being_written_is_reported_at_once() -> None:
+    reported: list[str] = []
+
+    class Client:
+        """An API server that takes its time: the node becomes ready while its first report is on its way."""
+
+        async def get(self, *_: object) -> dict[str, object]:
+            return {}
+
+        async def patch(self, resource: object, name: str, body: dict[str, Any], *_: object, **__: object) -> object:
+            if "status" not in body:
+                raise NotFound(404, "NotFound", "no lease")
+            reported.append(next(c["status"] for c in body["status"]["conditions"] if c["type"] == "Ready"))
+            node.set_ready(True, "fine")
+            await asyncio.sleep(0)
+            return {}
+
+        async def create(self, *_: object) -> object:
+            return {}
+
+    node = Registration(cast("kube.Client", Client()), NodeIdentity("n1", "1.2.3.4", "10.244.1.0/24", 10250, {}), {})
+    working = asyncio.create_task(node.run())
+    async with asyncio.timeout(30):
+        while len(reported) < 2:
+            await asyncio.sleep(0.01)
+    working.cancel()
+    await asyncio.wait((working,))
+    assert reported == ["False", "True"]
 
 
 def test_labels_name_the_node() -> None:

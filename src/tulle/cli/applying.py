@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tulle.cli import unready
 from tulle.cli.console import CommandError
 from tulle.kube import resources as r
 from tulle.kube.client import Client
@@ -110,9 +111,15 @@ async def until_ready(
         if not waiting:
             return
         if time.monotonic() > deadline:
-            names = ", ".join(f"{document['kind']} {document['metadata']['name']}" for document in waiting)
-            raise NotReadyError(f"not Ready in time: {names}; everything is left as it is for a look: {hint}")
+            raise NotReadyError(await _unready(client, waiting, hint))
         await asyncio.sleep(_POLL)
+
+
+async def _unready(client: Client, waiting: Sequence[Document], hint: str) -> str:
+    names = ", ".join(f"{document['kind']} {document['metadata']['name']}" for document in waiting)
+    found = [await client.get(resource_of(document), *_named(document)) for document in waiting]
+    lines = [line for workload in found for line in await unready.reasons(client, workload)]
+    return "\n".join((f"not Ready in time: {names}; everything is left as it is for a look: {hint}", *lines))
 
 
 async def _is_ready(client: Client, document: Document, nodes: int) -> bool:

@@ -30,6 +30,8 @@ Handler: TypeAlias = Callable[[Mapping[str, bytes], Sequence[str]], Awaitable[No
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 #: What a broken stream looks like; everything else is a fault of this program.
 _BROKEN: Final = (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError)
+#: The words for an end whose reason did not arrive.
+LOST: Final = "ended by the server while a request was on its way, so its reason was lost; the next attempt may tell"
 _Stream: TypeAlias = "grpc.aio.StreamStreamCall[Any, Any]"
 
 
@@ -132,7 +134,7 @@ class AdsClient:
             ended = await self._attempt()
             if ended is not None and not isinstance(ended, _BROKEN):
                 raise ended
-            _log.info("xds_stream_ended", reason=_words(ended))
+            _log.info("xds_stream_ended", reason=words(ended))
             self._on_end(self._termination(ended))
             await asyncio.sleep(self._backoff.pause())
 
@@ -217,7 +219,14 @@ class AdsClient:
         return self._state.accept(update)
 
 
-def _words(error: BaseException | None) -> str:
+def words(error: BaseException | None) -> str:
+    """How a stream ended, for a log line.
+
+    When the server ends a stream while a request is on its way, gRPC for Python may put its own failure to send in the
+    place of the server's status, which is then not to be had.
+    """
     if isinstance(error, grpc.aio.AioRpcError):
+        if error.code() is grpc.StatusCode.INTERNAL and "SendMessageOperation" in (error.debug_error_string() or ""):
+            return LOST
         return f"{error.code().name}: {error.details()}"
     return "ended by the server" if error is None else str(error) or type(error).__name__

@@ -170,6 +170,8 @@ class Registration:
 
     async def _report_forever(self) -> None:
         while True:
+            # Before the report, not after: what changes while one is being written is in the next.
+            self._changed.clear()
             try:
                 await self.report()
                 pause = REPORT_EVERY
@@ -179,7 +181,6 @@ class Registration:
             except ApiError as error:
                 log.warning("node status not written", error=str(error))
                 pause = 2.0
-            self._changed.clear()
             try:
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
