@@ -62,19 +62,15 @@ def test_a_pods_whole_life(mesh: Mesh) -> None:
     mesh.ok("kubectl create namespace life")
     assert mesh.ok("kubectl run web --image=nginx -n life") == "pod/web created\n"
     assert mesh.ok("kubectl wait -n life pod/web --for=condition=Ready --timeout=120s") == "pod/web condition met\n"
-    described = mesh.ok("kubectl describe pod -n life web")
-    for part in (
-        "Node:             node1/",
-        "Status:           Running",
-        "Image:          nginx",
-        "Started container web",
-    ):
+    # Events are written behind what they tell of, as on any cluster.
+    described = mesh.settles("kubectl describe pod -n life web", Outcome(0, "Started container web")).output
+    for part in ("Node:             node1/", "Status:           Running", "Image:          nginx"):
         assert part in described
     address = mesh.ok("kubectl get pod -n life web -o jsonpath={.status.podIP}")
     mesh.ok("kubectl run client --image=curlimages/curl -n life --restart=Never --command -- sleep infinity")
     mesh.ok("kubectl wait -n life pod/client --for=condition=Ready --timeout=120s")
-    assert "Welcome to nginx!" in mesh.ok(f"kubectl exec -n life client -- curl -s http://{address}/")
-    assert "GET / HTTP/1.1" in mesh.ok("kubectl logs -n life web")
+    mesh.settles(f"kubectl exec -n life client -- curl -s http://{address}/", Outcome(0, "Welcome to nginx!"))
+    mesh.settles("kubectl logs -n life web", Outcome(0, "GET / HTTP/1.1"))
     ended = mesh.run("kubectl exec -n life client -- sh -c 'exit 7'")
     assert (ended.code, ended.output.strip()) == (7, "command terminated with exit code 7")
     on_a_terminal = "script -qec 'kubectl exec -n life -it client -- sh -c \"test -t 0 && tty\"' /dev/null"

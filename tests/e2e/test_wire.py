@@ -66,7 +66,7 @@ def test_only_tls_1_3_on_port_15008_crosses_the_bridge(lesson: Mesh, tmp_path: P
 
 def test_both_sides_are_known_by_their_spiffe_identity(lesson: Mesh) -> None:
     lesson.ok(GET)
-    log = lesson.ok("kubectl logs -n istio-system -l app=ztunnel --tail=-1")
+    log = lesson.settles("kubectl logs -n istio-system -l app=ztunnel --tail=-1", Outcome(0, '"inbound"')).output
     entries = [json.loads(line) for line in log.splitlines() if line.startswith("{") and '"src.identity"' in line]
     inbound = [entry for entry in entries if entry.get("direction") == "inbound"]
     assert inbound, log[-2000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from tulle.cluster import garbage
 from tulle.cluster import pki as pki_module
 from tulle.cluster.apiserver import discovery, errors
 from tulle.cluster.apiserver.auth.authenticate import Authenticator
@@ -266,7 +266,8 @@ async def serve(
     url, extra = f"https://127.0.0.1:{host_port}", [*extra_addresses, *names]
     pki = await asyncio.to_thread(pki_module.create, state_dir, server=url, extra_addresses=extra)
     server = ApiServer(Path(state_dir), pki)
-    garbage.settle()
+    # What was loaded stays; without this every full collection walks the schemas and the store again.
+    gc.freeze()
     try:
         await server.start([(address, host_port) for address in ("127.0.0.1", *extra_addresses)])
         if ready is not None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import structlog
 
-from tulle.cluster import garbage
 from tulle.cluster.node.images.store import ImageStore
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.pods.env import Service, ServicePort
@@ -126,7 +125,6 @@ async def run(settings: Settings, network_factory: NetworkFactory = embedded_net
                 group.create_task(_register(registration), name="registration")
                 group.create_task(_keep_runtime(runtime, manager), name="runtime")
                 await _first_services(services)
-                garbage.settle()
                 group.create_task(manager.run(), name="pods")
                 registration.set_ready(True, "kubelet is posting ready status")
         finally:
