@@ -60,9 +60,8 @@ class EnvoyOptions:
 
     concurrency: worker threads; None is one for two CPUs, since those who talk through the proxy need the rest (with a worker for
     each CPU the workers wake each other for every message, at nearly twice the CPU per request).  drain_seconds: for how long a
-    removed listener or filter chain keeps its open connections, and with or without any its memory, of which every pod that comes
-    and goes leaves some behind; upstream's proxies drain as long.  log_level: Envoy's own logger, e.g. "warning".  flush_seconds:
-    how long a line of an access log may wait.
+    removed listener or filter chain keeps its open connections and, with or without any, its memory; 45 is upstream's of a gateway.
+    log_level: Envoy's own logger, e.g. "warning".  flush_seconds: how long a line of an access log may wait.
     """
 
     concurrency: int | None = None

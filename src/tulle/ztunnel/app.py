@@ -89,6 +89,7 @@ class NodeProxy:
             node_id=settings.node_id,
             concurrency=settings.concurrency,
             log_level=settings.envoy_log_level,
+            drain_seconds=settings.drain_seconds,
             on_lines=self.traffic.lines,
             on_gone=self.traffic.envoy_gone,
         )

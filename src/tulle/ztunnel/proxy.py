@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,7 @@ class NodeEnvoy:
         node_id: str,
         concurrency: int,
         log_level: str,
+        drain_seconds: float,
         on_lines: Callable[[list[bytes]], None],
         on_gone: Callable[[], None],
     ) -> None:
@@ -68,7 +70,12 @@ class NodeEnvoy:
             ),
             run_dir=run_dir,
             admin=admin,
-            options=EnvoyOptions(concurrency=concurrency or None, log_level=log_level, flush_seconds=_FLUSH_SECONDS),
+            options=EnvoyOptions(
+                concurrency=concurrency or None,
+                log_level=log_level,
+                flush_seconds=_FLUSH_SECONDS,
+                drain_seconds=math.ceil(drain_seconds),
+            ),
             on_log=lambda line: _log.info("envoy", line=line),
             on_state=self._state_changed,
             on_stdout=on_lines,
