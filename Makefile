@@ -70,8 +70,9 @@ bench-quick: $(VENV)/.installed
 	-@$(MAKE) --silent debian-bench
 	@python -m bench.quick
 
+MINUTES := 30
 soak: debian-bench bench-charts
-	python -m bench.soak
+	python -m bench.soak --minutes $(MINUTES)
 
 proto: $(VENV)/.installed
 	cd src && ../$(VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. tulle/xds/proto/*.proto
