@@ -152,3 +152,8 @@ def written(folder: Path, *texts: str) -> str:
     for number, document in enumerate(read(BASE, *texts)):
         (folder / f"{number:02}.yaml").write_text(yaml.safe_dump(dict(document.manifest)))
     return str(folder)
+
+
+def namespace(labels: str) -> str:
+    """Namespace hello with more labels."""
+    return f"{{kind: Namespace, metadata: {{name: hello, labels: {{istio.io/dataplane-mode: ambient, {labels}}}}}}}"
