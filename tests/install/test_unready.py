@@ -1,4 +1,4 @@
-"""What `tulle up` and `tulle install` say of pods that do not become Ready."""
+"""What `tulle up`, `tulle install` and `istioctl waypoint apply --wait` say of pods that do not become Ready."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.support.api_server import empty_api_server
-from tulle.cli import applying
+from tests.support.api_server import api_server, empty_api_server
+from tulle.cli import applying, waypoint
 from tulle.kube.client import Client
 from tulle.kube.resources import DEPLOYMENTS, EVENTS, PODS, SERVICE_ACCOUNTS
 
@@ -93,3 +94,19 @@ async def test_the_pods_their_events_and_containers(client: Client) -> None:
     ]
     assert said[5].startswith("    no log: ")
     assert len(said) == 6
+
+
+def test_a_waypoint_that_nobody_makes(tmp_path: Path) -> None:
+    with api_server(tmp_path, _nothing) as kubeconfig:
+        said = CliRunner().invoke(
+            waypoint.app, ["apply", "-n", "default", "--wait", "--waypoint-timeout", "1", "--kubeconfig", kubeconfig]
+        )
+    assert said.exit_code == 1
+    assert said.stderr.splitlines() == [
+        "Error: waypoint default/waypoint is not ready after 1 s (Pending: Waiting for controller)",
+        "it has no Deployment default/waypoint yet: see the log of istiod",
+    ]
+
+
+async def _nothing(_: Client) -> None:
+    """The custom resources are enough."""

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from tulle.cli import console
+from tulle.cli import console, unready
 from tulle.cli.options import Context, Kubeconfig, Namespace, default_namespace
 from tulle.kube.client import Client
 from tulle.kube.errors import NotFound
 from tulle.kube.objects import Condition, Gateway
-from tulle.kube.resources import GATEWAYS, NAMESPACES
+from tulle.kube.resources import DEPLOYMENTS, GATEWAYS, NAMESPACES
 
 CLASS = "istio-waypoint"
 WAYPOINT_FOR = "istio.io/waypoint-for"
@@ -138,11 +138,18 @@ async def _until_ready(client: Client, namespace: str, name: str, timeout: float
             why = (
                 "istiod has not reported on it" if programmed is None else f"{programmed.reason}: {programmed.message}"
             )
-            console.fail(
-                f"waypoint {namespace}/{name} is not ready after {timeout:g} s ({why}); see its pod with "
-                f"kubectl describe pod -n {namespace} -l gateway.networking.k8s.io/gateway-name={name}"
-            )
+            title = f"waypoint {namespace}/{name} is not ready after {timeout:g} s ({why})"
+            console.fail("\n".join((title, *await _unready(client, namespace, name))))
         await asyncio.sleep(_POLL)
+
+
+async def _unready(client: Client, namespace: str, name: str) -> Sequence[str]:
+    """What keeps a waypoint's pods."""
+    try:
+        deployment = await client.get(DEPLOYMENTS, name, namespace)
+    except NotFound:
+        return (f"it has no Deployment {namespace}/{name} yet: see the log of istiod",)
+    return await unready.reasons(client, deployment)
 
 
 def condition(gateway: Gateway, kind: str) -> Condition | None:
