@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from .conftest import needs_root
+from .live import ENDED, live
 from .mesh import VIP, describe, hello
 from .node import Node, lab_of
 
@@ -228,3 +229,28 @@ async def test_ready_only_with_everything(bare: Node) -> None:
     await bare.agent.snapshot_sent()
     assert await bare.ready() == (200, "ready\n")
     assert await bare.stop_proxy() == 0
+
+
+async def test_open_connections_outlive_a_proxy_that_drains(bare: Node) -> None:
+    bare.start_proxy(CONNECTION_TERMINATION_DEADLINE="60s")
+    await bare.pods("hello-1", "test-1")
+    async with live(bare, "test-1") as tunnel:
+        ending = asyncio.create_task(bare.stop_proxy())
+        await bare.eventually(lambda: _takes_nothing_new(bare), seconds=30)
+        assert await tunnel.goes_on()
+        assert not ending.done()
+    assert await ending == 0
+    assert "connections are cut" not in bare.log.read_text()
+
+
+async def _takes_nothing_new(node: Node) -> bool:
+    return (await node.curl("test-1", URL, timeout=2)).code != 0
+
+
+async def test_what_does_not_end_in_time_is_cut(bare: Node) -> None:
+    bare.start_proxy(CONNECTION_TERMINATION_DEADLINE="1s")
+    await bare.pods("hello-1", "test-1")
+    async with live(bare, "test-1") as tunnel:
+        assert await bare.stop_proxy() == 0
+        assert await tunnel.ended() in ENDED
+    assert "connections are cut" in bare.log.read_text()

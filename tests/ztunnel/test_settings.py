@@ -41,3 +41,8 @@ def test_values_that_cannot_be_used(name: str, value: str) -> None:
 @pytest.mark.parametrize(("value", "seconds"), [("100ms", 0.1), ("5s", 5), ("2m", 120), ("1h", 3600)])
 def test_durations(value: str, seconds: float) -> None:
     assert load({**NEEDED, "CONNECTION_TERMINATION_DEADLINE": value}).drain_seconds == seconds
+
+
+@pytest.mark.parametrize(("grace", "seconds"), [("30", 25), ("11", 6), ("10", 5), ("1", 1)])
+def test_draining_leaves_a_rest_of_the_grace_period(grace: str, seconds: float) -> None:
+    assert load({**NEEDED, "TERMINATION_GRACE_PERIOD_SECONDS": grace}).drain_seconds == seconds

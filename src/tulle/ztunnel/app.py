@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import structlog
 from envoy.config.core.v3 import base_pb2
@@ -34,13 +34,16 @@ from tulle.ztunnel.hosts import Hosts
 from tulle.ztunnel.loglevels import NUMBERS, Levels, LogLevels
 from tulle.ztunnel.netns import NetnsDirectory
 from tulle.ztunnel.pods import LocalPods, listener_reader
-from tulle.ztunnel.proxy import NodeEnvoy
+from tulle.ztunnel.proxy import DRAIN_SECONDS, NodeEnvoy
 from tulle.ztunnel.secrets import NodeSecrets
 from tulle.ztunnel.settings import Settings
 from tulle.ztunnel.traffic.monitor import TrafficMonitor
 from tulle.ztunnel.zds import ZdsClient
 
 _log = structlog.get_logger("tulle.ztunnel")
+
+#: Seconds between two looks at whether the last connection has ended.
+_POLL: Final = 0.1
 
 _Apply: TypeAlias = Callable[[Mapping[str, bytes], Sequence[str]], None]
 
@@ -89,7 +92,6 @@ class NodeProxy:
             node_id=settings.node_id,
             concurrency=settings.concurrency,
             log_level=settings.envoy_log_level,
-            drain_seconds=settings.drain_seconds,
             on_lines=self.traffic.lines,
             on_gone=self.traffic.envoy_gone,
         )
@@ -193,11 +195,19 @@ class NodeProxy:
         await zds.run()
 
     async def _drain(self) -> None:
+        """Take connections until another ztunnel does, and let those that are open end."""
         self._draining = True
-        _log.info("draining", seconds=self._settings.drain_seconds)
+        _log.info("draining", seconds=self._settings.drain_seconds, connections=len(self.traffic.connections))
         self._dns.close_all()
         await self.envoy.drain()
-        await asyncio.sleep(self._settings.drain_seconds)
+        left = self._settings.drain_seconds
+        pause = min(DRAIN_SECONDS, left)
+        while pause > 0:
+            await asyncio.sleep(pause)
+            left -= pause
+            pause = min(_POLL, left) if self.traffic.connections else 0
+        if self.traffic.connections:
+            _log.warning("connections are cut", connections=len(self.traffic.connections))
 
     def _counted(self, type_url: str, apply: _Apply) -> _Apply:
         def handler(updated: Mapping[str, bytes], removed: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +23,9 @@ _log = structlog.get_logger("tulle.ztunnel")
 _STATISTICS: Final = ("server.", "listener_manager.", "cluster_manager.", "control_plane.", "tcp.", "http.", "runtime.")
 #: How long Envoy may keep a line: what has just been opened is to be known soon.
 _FLUSH_SECONDS: Final = 0.1
+#: For how long the listeners of a pod that left keep its connections (it is gone, as a rule), and for how long all of them
+#: take new connections after `drain`.
+DRAIN_SECONDS: Final = 5
 #: Guards that refusals rely on: a reset at the far end of a tunnel is a reset here.
 _RUNTIME: Final = {
     "envoy.reloadable_features.map_http_stream_reset_to_tcp_rst": True,
@@ -47,7 +49,6 @@ class NodeEnvoy:
         node_id: str,
         concurrency: int,
         log_level: str,
-        drain_seconds: float,
         on_lines: Callable[[list[bytes]], None],
         on_gone: Callable[[], None],
     ) -> None:
@@ -74,7 +75,7 @@ class NodeEnvoy:
                 concurrency=concurrency or None,
                 log_level=log_level,
                 flush_seconds=_FLUSH_SECONDS,
-                drain_seconds=math.ceil(drain_seconds),
+                drain_seconds=DRAIN_SECONDS,
             ),
             on_log=lambda line: _log.info("envoy", line=line),
             on_state=self._state_changed,
@@ -97,7 +98,7 @@ class NodeEnvoy:
         return self.process.state is EnvoyState.LIVE
 
     async def drain(self) -> None:
-        """No new connections; open ones go on."""
+        """Tell clients to connect anew, and take no connections after `DRAIN_SECONDS`; open ones go on."""
         if self.live:
             await self.process.admin.post("/drain_listeners?graceful")
 

@@ -78,7 +78,7 @@ def load(variables: Mapping[str, str] | None = None) -> Settings:
         zds_path=read.text("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock"),
         run_dir=read.path("RUN_DIR", "/run/tulle-ztunnel"),
         secret_ttl=int(read.duration("SECRET_TTL", "24h")),
-        drain_seconds=read.duration("CONNECTION_TERMINATION_DEADLINE", "5s"),
+        drain_seconds=read.duration("CONNECTION_TERMINATION_DEADLINE", _within_grace(read)),
         concurrency=read.number("ZTUNNEL_WORKER_THREADS", 0),
         keep_source=read.flag("ENABLE_ORIG_SRC", default=True),
         sink_port=read.number("REFUSAL_SINK_PORT", 15004),
@@ -87,3 +87,11 @@ def load(variables: Mapping[str, str] | None = None) -> Settings:
         ready_port=read.number("READINESS_PORT", 15021),
         envoy_log_level=read.text("ENVOY_LOG_LEVEL", "error"),
     )
+
+
+def _within_grace(read: Environment) -> str:
+    """What upstream drains for where nothing else is said: the pod's grace period but for its last seconds."""
+    grace = read.number("TERMINATION_GRACE_PERIOD_SECONDS", 0)
+    if grace == 0:
+        return "5s"
+    return f"{max(1, grace - 5 if grace > 10 else grace // 2)}s"
