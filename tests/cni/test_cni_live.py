@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,27 @@ async def test_replies_to_ztunnels_spoofed_clients_come_back_to_it(state: Path) 
             with serving(server, "0.0.0.0", 8080, "app"):
                 said = talk(server, server_ip, 8080, mark=ZTUNNEL_MARK, source="10.244.0.99")
                 assert said.startswith("app 10.244.0.99 ")
+
+
+async def test_ztunnel_may_use_a_port_that_the_client_uses_too(state: Path) -> None:
+    """The client's own connection is redirected to ztunnel; that of ztunnel to the app has the same four numbers."""
+    async with mesh_node(state) as node:
+        node.ambient("shop")
+        node.namespace("out")
+        server, server_ip = await started_before_the_agent(node, "shop", "server")
+        client, client_ip = await node.start("out", "client")
+        async with node.agent(), node.ztunnel():
+            await node.until_redirection("shop", "server", "enabled")
+            with inside(server):
+                listener = socket.create_server(("0.0.0.0", 15006))
+            with listener, serving(server, "0.0.0.0", 8080, "app"), inside(client):
+                own = socket.create_connection((server_ip, 8080), source_address=(client_ip, 40001))
+                with own, listener.accept()[0] as redirected:
+                    for _ in range(2):
+                        said = talk(server, server_ip, 8080, mark=ZTUNNEL_MARK, source=client_ip, source_port=40001)
+                        assert said.startswith(f"app {client_ip} ")
+                    redirected.sendall(b"still here")
+                    assert own.recv(100) == b"still here"
 
 
 async def started_before_the_agent(node: MeshNode, namespace: str, name: str, **annotations: str) -> tuple[str, str]:

@@ -47,17 +47,27 @@ def _original(link: socket.socket) -> str:
     return f"{socket.inet_ntoa(raw)}:{port}"
 
 
-def talk(netns: str | Path, address: str, port: int, *, mark: int = 0, source: str = "", timeout: float = 3.0) -> str:
+def talk(
+    netns: str | Path,
+    address: str,
+    port: int,
+    *,
+    mark: int = 0,
+    source: str = "",
+    source_port: int = 0,
+    timeout: float = 3.0,
+) -> str:
     """What the server at ``address`` says to a client in ``netns``. Raises OSError (ConnectionRefusedError, TimeoutError)."""
     with inside(netns):
         link = socket.socket(_family(address), socket.SOCK_STREAM)
     with link:
         link.settimeout(timeout)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if mark:
             link.setsockopt(socket.SOL_SOCKET, 36, mark)  # SO_MARK
         if source:
             link.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT: any source address
-            link.bind((source, 0))
+            link.bind((source, source_port))
         link.connect((address, port))
         return link.recv(200).decode()
 

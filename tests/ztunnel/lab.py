@@ -20,6 +20,10 @@ table inet mesh {
     type route hook output priority mangle; policy accept;
     ct mark 0x111 meta mark set ct mark
   }
+  chain apart {
+    type filter hook output priority raw; policy accept;
+    oifname "lo" meta mark & 0xfff == 0x539 meta l4proto tcp ct original zone set 2
+  }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
     ip saddr 169.254.7.127 accept

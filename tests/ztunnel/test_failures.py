@@ -254,3 +254,16 @@ async def test_what_does_not_end_in_time_is_cut(bare: Node) -> None:
         assert await bare.stop_proxy() == 0
         assert await tunnel.ended() in ENDED
     assert "connections are cut" in bare.log.read_text()
+
+
+async def test_an_app_that_is_not_to_see_its_clients(bare: Node) -> None:
+    bare.start_proxy(ENABLE_ORIG_SRC="false")
+    await bare.pods("hello-1", "test-1")
+    server = bare.lab.pods["hello-1"].ip
+    plain = f"http://{server}:5000/x"
+    for client in ("test-1", "out-1"):
+        assert (await bare.curl(client, plain)).out == f"hello-1 got GET /x HTTP/1.1 from {server}"
+    bare.istiod.policy("hello", "nobody", "ALLOW", scope="NAMESPACE")
+    await bare.eventually(lambda: _fails(bare))
+    assert (await bare.curl("out-1", plain)).code == 56
+    assert await bare.stop_proxy() == 0

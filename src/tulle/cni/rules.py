@@ -17,7 +17,7 @@ PROBE_SOURCE_IPV6 = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
 OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT, DNS_PORT = 15001, 15006, 15008, 15053
 MARK_MASK, ZTUNNEL_MARK, CONNECTION_MARK = 0xFFF, 0x539, 0x111
 ROUTE_TABLE, RULE_PREFERENCE = 100, 32764
-DNS_ZONE = 1
+DNS_ZONE, CLIENTS_ZONE = 1, 2
 
 # Replies to what ztunnel sends in a client's name carry the connection mark; this brings them to ztunnel's socket.
 ROUTE = f"route replace local default dev lo table {ROUTE_TABLE}"
@@ -71,11 +71,21 @@ def pod_ruleset(wanted: Redirection) -> Ruleset:
             "type route hook output priority mangle",
             (f"ct mark & {MARK_MASK:#x} == {CONNECTION_MARK:#x} meta mark set ct mark",),
         ),
+        _CLIENTS_APART,
         ("inbound", "type nat hook prerouting priority dstnat", _inbound(wanted)),
         ("outbound", "type nat hook output priority -100", _outbound(wanted)),
         *(_DNS_APART if wanted.dns else ()),
     )
     return Ruleset(chains)
+
+
+# What ztunnel sends to the app in a client's name is tracked apart, in that direction only. Else a port that the kernel chooses
+# for it, and that the client uses for a redirected connection of its own, would make one of the two.
+_CLIENTS_APART = (
+    "ztunnel-speaks",
+    "type filter hook output priority raw",
+    (f'oifname "lo" {_FROM_ZTUNNEL} meta l4proto tcp ct original zone set {CLIENTS_ZONE}',),
+)
 
 
 # What ztunnel asks a resolver is tracked apart. Else a question from a port that ztunnel has just used for one of its own

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from typing import Final
 
+from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.original_src.v3 import original_src_pb2
+from envoy.extensions.filters.listener.original_src.v3 import original_src_pb2 as listener_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
 from tulle.envoy.wire import pack
 
 _FILTER: Final = "envoy.filters.http.original_src"
+
+
+def listener_filter(mark: int) -> listener_components_pb2.ListenerFilter:
+    """For all connections of a listener."""
+    return listener_components_pb2.ListenerFilter(
+        name="envoy.filters.listener.original_src", typed_config=pack(listener_pb2.OriginalSrc(mark=mark))
+    )
 
 
 def http_filter(mark: int) -> hcm_pb2.HttpFilter:

@@ -23,7 +23,7 @@ from tulle.ztunnel.config.introduction import baggage
 from tulle.ztunnel.config.local_access import LocalAccess, local_access
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.config.names import Target
-from tulle.ztunnel.config.pod import hbone_listener, outbound_listener, plaintext_listener
+from tulle.ztunnel.config.pod import hbone_listener, outbound_listener, plaintext_listener, sink_listener
 from tulle.ztunnel.config.prefixes import GrowingPrefixes, Prefixes, divide
 from tulle.ztunnel.dependents import Dependents
 from tulle.ztunnel.policy.terms import Address
@@ -132,8 +132,9 @@ class Configurator:
         self.pods[pod.uid] = pod
         self._write_access(pod)
         self._write_outbound(pod)
-        hbone = hbone_listener(pod)
-        self.listeners.set(hbone.name, hbone)
+        others = (hbone_listener(pod), *((sink_listener(pod),) if pod.keeps_source else ()))
+        for listener in others:
+            self.listeners.set(listener.name, listener)
 
     def _baggage(self, pod: LocalPod) -> str:
         record = self.mesh.pod(pod.namespace, pod.name, pod.service_account)
@@ -144,10 +145,10 @@ class Configurator:
     def remove_pod(self, uid: str) -> None:
         """Forget a pod.  Raises KeyError for one that is not there."""
         self.version += 1
-        del self.pods[uid]
+        pod = self.pods.pop(uid)
         was_waypoint = self.access.pop(uid).is_waypoint
         self._looked_at.forget(uid)
-        for kind in ("outbound", "plaintext", "hbone"):
+        for kind in _kinds(pod):
             self.listeners.remove(names.listener(uid, kind))
         self.routes.remove(names.routes(uid))
         if was_waypoint:
@@ -156,8 +157,8 @@ class Configurator:
 
     def listener_names(self, uid: str, *, with_certificate: bool) -> frozenset[str]:
         """The listeners that serve a pod; the one for tunnels opens only with the pod's certificate."""
-        kinds = ("outbound", "plaintext", "hbone") if with_certificate else ("outbound", "plaintext")
-        return frozenset(names.listener(uid, kind) for kind in kinds)
+        kinds = _kinds(self.pods[uid])
+        return frozenset(names.listener(uid, kind) for kind in kinds if with_certificate or kind != names.HBONE)
 
     def _write_access(self, pod: LocalPod) -> None:
         now = local_access(self.mesh, pod)
@@ -238,3 +239,8 @@ class Configurator:
 
 def _is_stray(destination: Destination) -> bool:
     return not destination.known or destination.kind is Kind.REFUSE
+
+
+def _kinds(pod: LocalPod) -> tuple[str, ...]:
+    always = (names.OUTBOUND, names.PLAINTEXT, names.HBONE)
+    return (*always, names.SINK) if pod.keeps_source else always

@@ -11,8 +11,12 @@ from tulle.ztunnel.policy.terms import Address
 OUTBOUND_PORT: Final = 15001
 PLAINTEXT_PORT: Final = 15006
 HBONE_PORT: Final = 15008
+#: Where a pod's refused plaintext connections are reset (Istio keeps this port for its proxies).
+SINK_PORT: Final = 15004
 #: Ports that are never a target (spec D1).
-OWN_PORTS: Final = (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT)
+OWN_PORTS: Final = (OUTBOUND_PORT, PLAINTEXT_PORT, HBONE_PORT, SINK_PORT)
+#: A pod's listeners by kind.  Only a pod that sees the addresses of plaintext clients has a sink of its own.
+OUTBOUND, PLAINTEXT, HBONE, SINK = "outbound", "plaintext", "hbone", "sink"
 #: SO_MARK of the proxy's own sockets, which redirect rules leave alone (spec A3).
 MARK: Final = 0x539
 
@@ -40,6 +44,7 @@ APP_TUNNEL: Final = "shared/app-tunnel"
 APP_AFTER_HEADER: Final = "shared/app-after-header"
 RESET: Final = "shared/reset"
 RESET_TCP: Final = "shared/reset-tcp"
+RESET_IN_POD: Final = "shared/reset-in-pod"
 EXPLAIN: Final = "shared/explain"
 #: Internal listeners that all pods share.
 PLAIN_LISTENER: Final = "shared/plain"
@@ -55,7 +60,7 @@ _DIRECT: Final = "direct"
 
 
 def listener(pod_uid: str, kind: str) -> str:
-    """Name of a pod's listener; kind is "outbound", "plaintext" or "hbone"."""
+    """Name of a pod's listener of that kind."""
     return f"pod/{pod_uid}/{kind}"
 
 

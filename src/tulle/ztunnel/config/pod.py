@@ -20,12 +20,15 @@ from tulle.ztunnel.config import introduction, logs, names
 from tulle.ztunnel.config.access import ALLOW_CHAIN, DENY_CHAIN, Access, plaintext_matcher
 from tulle.ztunnel.config.local_pod import LocalPod
 from tulle.ztunnel.config.prefixes import Prefixes
+from tulle.ztunnel.config.shared import sink
 from tulle.ztunnel.policy.terms import Address, Network
 
 _SERVICE_CHAIN: Final = "service"
 _DIRECT_CHAIN: Final = "direct"
 _OUTSIDE_CHAIN: Final = "outside"
 _LOOP_CHAIN: Final = "loop"
+#: The address that a connection was redirected to, whatever it was made to.
+_HERE: Final = "%DOWNSTREAM_DIRECT_LOCAL_ADDRESS%"
 _LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 #: Seconds to wait for the cluster of a destination that is used for the first time.
 _ON_DEMAND_SECONDS: Final = 5.0
@@ -43,7 +46,7 @@ def outbound_listener(
     `addresses` are the pod's own; what comes to one of the proxy's own ports there came to the proxy by mistake.
     `is_waypoint`: it has destinations of its own, which do not lead back to it.
     """
-    listener = _listener(pod, "outbound", names.OUTBOUND_PORT)
+    listener = _listener(pod, names.OUTBOUND, names.OUTBOUND_PORT)
     listener.listener_filters.append(network.original_destination())
     caller = pod.uid if is_waypoint else ""
     services = names.service_format(pod.namespace, caller), "%UPSTREAM_HOST_NAMES_ATTEMPTED%"
@@ -111,15 +114,26 @@ def plaintext_listener(pod: LocalPod, access: Access) -> listener_pb2.Listener:
         ],
     )
     reason = "connection closed due to policy rejection: plaintext is not allowed"
-    deny = _reset_chain(DENY_CHAIN)
-    deny.filters[0].CopyFrom(
-        network.tcp_proxy(names.RESET_TCP, stat_prefix="plaintext", logs=[logs.plaintext(pod, reason)])
-    )
-    listener = _listener(pod, "plaintext", names.PLAINTEXT_PORT)
+    refuse = names.RESET_IN_POD if pod.keeps_source else names.RESET_TCP
+    refused = network.tcp_proxy(refuse, stat_prefix="plaintext", logs=[logs.plaintext(pod, reason)])
+    deny = listener_components_pb2.FilterChain(name=DENY_CHAIN, filters=[refused])
+    listener = _listener(pod, names.PLAINTEXT, names.PLAINTEXT_PORT)
     listener.listener_filters.append(network.original_destination())
+    if pod.keeps_source:
+        # For every connection of the listener: also one that is refused is led on under its client's address.
+        listener.listener_filters.append(original_source.listener_filter(names.MARK))
+        deny.filters.insert(0, filter_state.network_filter(filter_state.netns(pod.netns), filter_state.target(_HERE)))
     listener.filter_chains.extend([allow, deny])
     listener.filter_chain_matcher.CopyFrom(plaintext_matcher(access))
     return listener
+
+
+def sink_listener(pod: LocalPod) -> listener_pb2.Listener:
+    """Resets what the plaintext listener refuses.
+
+    It stands in the pod's namespace because a connection under the client's address finds its way back only there.
+    """
+    return sink(_listener(pod, names.SINK, names.SINK_PORT))
 
 
 def hbone_listener(pod: LocalPod) -> listener_pb2.Listener:
@@ -144,7 +158,7 @@ def hbone_listener(pod: LocalPod) -> listener_pb2.Listener:
             http.network_filter(),
         ],
     )
-    listener = _listener(pod, "hbone", names.HBONE_PORT)
+    listener = _listener(pod, names.HBONE, names.HBONE_PORT)
     listener.access_log.append(logs.handshake(pod))
     listener.filter_chains.append(chain)
     return listener

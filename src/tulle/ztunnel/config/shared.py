@@ -38,6 +38,9 @@ def clusters(sink_port: int) -> list[cluster_pb2.Cluster]:
         _app_after_header(),
         _inside(names.APP_TUNNEL, names.APP_TUNNEL_LISTENER, http2=False),
         static_cluster(names.RESET_TCP, [[Endpoint(tcp_address("127.0.0.1", sink_port))]]),
+        original_destination_cluster(
+            names.RESET_IN_POD, port=names.SINK_PORT, fragment=bind_in_connection_netns(names.MARK)
+        ),
         _inside(names.RESET, names.RESET_LISTENER, http2=True),
         _inside(names.EXPLAIN, names.EXPLAIN_LISTENER, http2=False),
     ]
@@ -111,7 +114,11 @@ def _explainer() -> Http:
 
 
 def _sink(port: int) -> listener_pb2.Listener:
-    listener = listener_pb2.Listener(name=names.RESET_SINK_LISTENER, address=tcp_address("127.0.0.1", port))
+    return sink(listener_pb2.Listener(name=names.RESET_SINK_LISTENER, address=tcp_address("127.0.0.1", port)))
+
+
+def sink(listener: listener_pb2.Listener) -> listener_pb2.Listener:
+    """`listener`, resetting whatever it takes."""
     listener.socket_options.append(abortive_close())
     listener.listener_filters.append(network.peek_first_bytes())
     listener.listener_filters_timeout.CopyFrom(seconds(_SILENCE))
