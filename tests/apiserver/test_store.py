@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tulle.cluster.apiserver.expiry import EventExpiry
 from tulle.cluster.store import CompactedError, Event, FutureRevisionError, Key, Record, RevisionConflictError, Store
-from tulle.cluster.store.watch import OVERHEAD, Window
+from tulle.cluster.store.watch import OVERHEAD, Watcher, Window
 
 
 def fields_of(resource: str, obj: Mapping[str, Any]) -> Mapping[str, str]:
@@ -88,6 +89,18 @@ async def test_a_watch_gets_history_then_the_present_in_order(tmp_path: Path) ->
     assert events[1].old is not None
     store.unwatch(watcher)
     await store.close()
+
+
+async def test_a_change_in_the_moment_a_wait_ends_is_not_passed_over(tmp_path: Path) -> None:
+    """Both are due when the loop comes round, the end of the wait first. (A bookmark then says that all was seen.)"""
+    watcher = Watcher("pods", "", (), 0)
+    record = Record(key("a"), 1, b"{}", {}, {})
+    waiting = asyncio.create_task(watcher.drain(0.05))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.05, watcher.offer, Event(1, key("a"), None, record))
+    time.sleep(0.2)  # noqa: ASYNC251 (so that the loop is late)
+    assert [event.revision for event in await waiting] == [1]
+    assert await watcher.drain(0.0) == []
 
 
 async def test_history_survives_a_restart_with_the_old_values(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ K = TypeVar("K", bound=Hashable)
 # What a decision on a cache that lags behind ends in: the next look decides better.
 _STALE = (Conflict, AlreadyExists, NotFound)
 
+# So many in a row are no lag: the cache has missed something, which should be heard of.
+_NOT_STALE_ANY_MORE = 20
+
 log = structlog.get_logger("tulle.kube.queue")
 
 
@@ -114,7 +117,7 @@ class WorkQueue(Generic[K]):
                 again = await reconcile(key)
             except ApiError as error:
                 delay = self.retry(key)
-                if not isinstance(error, _STALE):
+                if not isinstance(error, _STALE) or self._failures[key] == _NOT_STALE_ANY_MORE:
                     log.warning("reconcile failed, trying again", key=key, seconds=delay, error=str(error))
             else:
                 self.forget(key)

@@ -11,6 +11,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from tulle.cluster.store.records import Event
 
@@ -66,11 +67,10 @@ class Watcher:
     async def drain(self, timeout: float) -> list[Event]:
         """The next events, in order; empty when `timeout` seconds passed without one."""
         if not self._pending and not self.overflowed:
-            try:
+            # An event may come in the very moment in which the time is up: what is there is given, whatever ended the wait.
+            with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()
-            except TimeoutError:
-                return []
         events = list(self._pending)
         self._pending.clear()
         self._wake.clear()
