@@ -18,4 +18,6 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/tulle /opt/tulle
 ENV PATH=/opt/tulle/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# As tulle.cluster.heap has it, where it says why.
+ENV MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=65536
 CMD ["python", "-c", "import tulle; print(tulle.__version__)"]

@@ -19,6 +19,7 @@ from tests.support.api_server import empty_api_server
 from tulle import manifests
 from tulle.cli import install
 from tulle.cli.main import app
+from tulle.cluster import heap
 from tulle.kube.client import Client
 from tulle.kube.resources import CONFIG_MAPS, CUSTOM_RESOURCE_DEFINITIONS
 
@@ -167,6 +168,7 @@ def test_the_image_is_made_of_the_lock_file_and_what_the_parts_need() -> None:
     assert f"uv=={version}" in dockerfile
     runtime = dockerfile.split("FROM ")[-1]
     assert all(package in runtime for package in ("nftables", "iproute2", "python3"))
+    assert all(f"{name}={value}" in runtime for name, value in heap.ENVIRONMENT.items())
     admitted = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {name for line in re.findall(r"^COPY (?!--from)(.*)$", dockerfile, re.M) for name in line.split()[:-1]}
     assert copied == admitted

@@ -60,6 +60,15 @@ def test_a_pod_is_three_listeners_and_one_table() -> None:
     assert versions(configurator.listeners, configurator.routes, configurator.clusters) == before
 
 
+def test_a_pod_that_comes_again_keeps_no_listener_that_it_needs_no_more() -> None:
+    configurator = configured()
+    without = versions(configurator.listeners)
+    configurator.add_pod(dataclasses.replace(pod(1), keeps_source=True))
+    assert set(versions(configurator.listeners)) - set(without) == {"pod/uid-1/sink"}
+    configurator.add_pod(pod(1))
+    assert versions(configurator.listeners) == without
+
+
 def test_size_of_a_pod_does_not_grow_with_the_mesh() -> None:
     def size(others: int) -> int:
         configurator = configured()

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tulle.cluster import hostnet, pki, supervisor
+from tulle.cluster import heap, hostnet, pki, supervisor
 from tulle.cluster.node import cleanup
 from tulle.cluster.supervisor import ProcessSpec
 
@@ -37,8 +37,6 @@ _TOOLS: Mapping[str, str] = {
     "mount": "mount",
 }
 _STOP_SECONDS = 30.0
-_ENVIRONMENT: Mapping[str, str] = {"MALLOC_ARENA_MAX": "1"}
-"""Python runs one thread at a time; what each thread keeps of memory for itself only scatters it, and the programs grow by that."""
 
 
 class ClusterError(Exception):
@@ -144,7 +142,7 @@ def processes(spec: ClusterSpec, plans: Sequence[hostnet.HostPlan]) -> tuple[Pro
     # Pods of every node reach the API under the last address: the host answers to it whatever link a packet comes from.
     addresses = [argument for plan in plans for argument in ("--address", plan.host_ip)]
     command = (*_python("tulle.cluster.control_plane"), "--state-dir", spec.state, "--port", str(spec.port), *addresses)
-    return (ProcessSpec("control-plane", command, _ENVIRONMENT), *(_node_process(spec, plan) for plan in plans))
+    return (ProcessSpec("control-plane", command, heap.ENVIRONMENT), *(_node_process(spec, plan) for plan in plans))
 
 
 def _node_process(spec: ClusterSpec, plan: hostnet.HostPlan) -> ProcessSpec:
@@ -154,7 +152,7 @@ def _node_process(spec: ClusterSpec, plan: hostnet.HostPlan) -> ProcessSpec:
         *("--api-kubeconfig", f"{spec.state}/kubeconfig.node-{plan.name}"),
         *("--node-ip", plan.node_ip, "--pod-cidr", plan.pod_cidr),
     )
-    return ProcessSpec(plan.name, command, _ENVIRONMENT)
+    return ProcessSpec(plan.name, command, heap.ENVIRONMENT)
 
 
 def _python(module: str) -> tuple[str, ...]:

@@ -128,6 +128,9 @@ class Configurator:
     def add_pod(self, pod: LocalPod) -> None:
         """Configure a pod, or configure it anew if the same uid comes with another namespace."""
         self.version += 1
+        before = self.pods.get(pod.uid)
+        for kind in set(_kinds(before)) - set(_kinds(pod)) if before is not None else ():
+            self.listeners.remove(names.listener(pod.uid, kind))
         pod = dataclasses.replace(pod, baggage=self._baggage(pod))
         self.pods[pod.uid] = pod
         self._write_access(pod)

@@ -6,6 +6,7 @@ Envoy comes with the Python environment, `nft` and `ip` with the machine's /usr.
 
 from __future__ import annotations
 
+from tulle.cluster import heap
 from tulle.cluster.node.images import debian, python
 from tulle.cluster.node.images.model import Image, ImageConfig, docker_hub
 
@@ -14,7 +15,7 @@ IMAGE = Image(
     about="the mesh's parts: python -m tulle.istiod, tulle.cni, tulle.ztunnel, tulle.waypoint",
     config=ImageConfig(
         cmd=("python", "-c", "import tulle; print(tulle.__version__)"),
-        env=(*python.environment(), ("GRPC_VERBOSITY", "ERROR")),
+        env=(*python.environment(), *heap.ENVIRONMENT.items(), ("GRPC_VERBOSITY", "ERROR")),
     ),
     recipe=python.root,
     made_from=(debian.STATUS, *python.origins()),
