@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from typing import Any
 
 import aiohttp
+import pytest
+
+from tulle.cluster.store import watch as watch_queue
+from tulle.cluster.store.log import Entry
 
 from .conftest import Api
 
@@ -219,6 +224,27 @@ async def test_a_watch_ends_at_its_timeout_with_a_bookmark(api: Api) -> None:
         assert bookmark["type"] == "BOOKMARK"
         assert int(bookmark["object"]["metadata"]["resourceVersion"]) > int(revision)
         assert await watch.ended()
+
+
+async def test_a_watch_that_falls_behind_as_its_time_is_up_ends_without_a_bookmark(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bookmark would say that all was seen, and the client would never ask for what was dropped."""
+    path = f"{await api.namespace('n')}/configmaps"
+    revision = (await api.ok("GET", path))["metadata"]["resourceVersion"]
+    query = f"watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion={revision}"
+    store, held = api.server.store, list[Entry]()
+    monkeypatch.setattr(watch_queue, "_WATCHER_LIMIT", 1)
+    monkeypatch.setattr(store._log, "commit", held.append)
+    async with Watch(api, f"{path}?{query}") as watch:
+        posts = [asyncio.create_task(api.ok("POST", path, config_map(name))) for name in ("a", "b")]
+        while len(held) < len(posts):
+            await asyncio.sleep(0.01)
+        time.sleep(1.1)  # noqa: ASYNC251 (so that the time is up when the changes are made)
+        store._committed(held, None)
+        assert (await watch.next())["object"]["metadata"]["resourceVersion"] == str(held[0].revision)
+        assert await watch.ended()
+    await asyncio.gather(*posts)
 
 
 async def test_revisions_in_the_past_and_future(api: Api) -> None:

@@ -197,6 +197,8 @@ class _Following:
             lines = list(_lines(events, self.wanted, self.encoder))
             if lines:
                 await self.stream.write(b"".join(lines))
+            if self.watcher.overflowed:
+                return  # no bookmark may cover what it could not keep: the client asks again from the last that it was sent
             ended = time.monotonic() >= self.deadline
             if self.bookmarks and reached > marked and (ended or not events):
                 marked = reached
