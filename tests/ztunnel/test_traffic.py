@@ -122,7 +122,13 @@ async def test_the_watch_closes_once_and_only_what_is_forbidden() -> None:
 
 @pytest.mark.parametrize(
     ("text", "pair"),
-    [("10.0.0.1:80", ("10.0.0.1", 80)), ("[fd00::1]:80", ("fd00::1", 80)), ("", None), ("envoy://x", None)],
+    [
+        ("10.0.0.1:80", ("10.0.0.1", 80)),
+        ("[fd00::1]:80", ("fd00::1", 80)),
+        ("", None),
+        ("envoy://x", None),
+        ("10.0.0.1:" + "9" * 5000, None),
+    ],
 )
 def test_addresses(text: str, pair: tuple[str, int] | None) -> None:
     assert split(text) == pair
@@ -245,6 +251,17 @@ def test_lines_that_cannot_be_read_stop_nothing() -> None:
     (line,) = b"".join(out).splitlines()
     assert msgspec.json.decode(line)["bytes_recv"] == 7
     assert len(monitor.connections) == 0
+
+
+def test_no_authority_that_a_peer_makes_up_stops_the_reading_of_lines() -> None:
+    """A port of very many digits is more than Python makes a number of."""
+    out: list[bytes] = []
+    monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, out.append)
+    refused = (
+        b'{"type":"DownstreamEnd","kind":"hbone","pod":"u","dst.hbone_addr":"x:%s","error":"authority is not this pod"}'
+    )
+    monitor.lines([refused % (b"9" * 5000)])
+    assert msgspec.json.decode(b"".join(out))["error"] == "authority is not this pod"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="closing connections needs CAP_NET_ADMIN")

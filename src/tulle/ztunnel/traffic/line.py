@@ -34,6 +34,8 @@ _REVOKED: Final = re.compile("certificate[ _]revoked")
 #: Flag of connections whose peer's certificate is revoked.
 REVOKED: Final = "CERT_REVOKED"
 _REJECTED: Final = "connection closed due to policy rejection: "
+#: Digits of a port.  A peer may ask for one of many more, of which Python refuses to make a number.
+_PORT_DIGITS: Final = 5
 
 
 class Line(
@@ -176,7 +178,7 @@ def decided(line: Line) -> Line:
 def split(text: str) -> HostPort | None:
     """`address:port` or `[address]:port` as a pair, None for anything else."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal():
+    if not colon or not port.isdecimal() or len(port) > _PORT_DIGITS:
         return None
     return host.removeprefix("[").removesuffix("]"), int(port)
 
