@@ -1,6 +1,7 @@
 """The whole way over real TLS: prove who one is, get a certificate, get configuration, and see refusals refused."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
@@ -12,6 +13,7 @@ from ca_support import Clock, make_csr, uri
 from cryptography import x509
 from envoy.config.core.v3 import base_pb2
 
+from tulle.envoy import ca_client
 from tulle.envoy.cert_request import Request, accept
 from tulle.envoy.certificates import CaClient, CaError, CertificateManager
 from tulle.istiod.ca.authority import Authority
@@ -152,6 +154,24 @@ async def test_another_root_is_not_trusted(istiod: Istiod, tmp_path: Path) -> No
         await ca.sign(CART.spiffe, make_csr(), False)
     assert caught.value.unreachable
     await ca.close()
+
+
+async def test_every_call_to_an_authority_that_is_silent_is_told_so(
+    istiod: Istiod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one that gives up closes the connection that the others wait on."""
+    monkeypatch.setattr(ca_client, "_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ca = CaClient(f"localhost:{silent.getsockname()[1]}", istiod.root, token="cart")
+        first = asyncio.create_task(ca.sign(CART.spiffe, make_csr(), False))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(ca.sign(CART.spiffe, make_csr(), False))
+        await asyncio.wait((first, second))
+    for call in (first, second):
+        assert not call.cancelled(), "whoever waits for it would end in silence"
+        error = call.exception()
+        assert isinstance(error, CaError)
+        assert error.unreachable
 
 
 async def test_configuration_for_a_token(istiod: Istiod) -> None:

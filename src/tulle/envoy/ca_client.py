@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -80,6 +81,11 @@ class CaClient:
                 f"{self._address} answers {error.code().name} for {identity}: {error.details()}",
                 unreachable=unreachable,
             ) from error
+        except asyncio.CancelledError as error:
+            # Another call found nobody there and closed the channel: that cancels this call, and not whoever makes it.
+            if _is_cancelled():
+                raise
+            raise CaError(f"{self._address} does not answer for {identity}", unreachable=True) from error
         return tuple(response.cert_chain)
 
     def _open(self) -> grpc.aio.Channel:
@@ -102,3 +108,9 @@ class CaClient:
         """Close the connection; a later call opens it again."""
         if self._channel is not None:
             await self._discard(self._channel)
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the running task that is to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
