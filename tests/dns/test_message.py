@@ -38,6 +38,18 @@ def test_a_question_is_read_as_it_was_written(name: str, kind: str, edns: int) -
     assert found.limit == {0: 512, 400: 512, 1000: 1000, 4096: 1232}[edns]
 
 
+def test_a_name_longer_than_names_may_be_is_the_resolvers_business() -> None:
+    """Looking one up takes time that grows with the square of its length, in which nothing else is done."""
+
+    def packet(labels: int) -> bytes:
+        return query("x")[:12] + b"\1a" * labels + b"\0" + query("x")[-4:]
+
+    assert read(packet(127)).name.count("a") == 127
+    assert message.is_query(packet(128))
+    assert message.read(packet(128)) is None
+    assert message.read(packet(16_000)) is None
+
+
 @settings(max_examples=30, deadline=None)
 @given(hostnames, st.lists(st.ip_addresses(v=4), max_size=20), st.booleans(), st.sampled_from([0, 4096]))
 def test_an_answer_is_understood(name: str, addresses: list[Address], stream: bool, edns: int) -> None:

@@ -29,6 +29,8 @@ TTL: Final = 30
 #: Datagrams: without EDNS, and what is never fragmented.
 _PLAIN_LIMIT, _EDNS_LIMIT = 512, 1232
 _STREAM_LIMIT: Final = 65535
+#: Bytes of a name in a packet, the last one included.
+_NAME_LIMIT: Final = 255
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,17 @@ def read(packet: bytes) -> Question | None:
     return Question(number, flags, name, kind, packet[_HEADER.size : end], bool(additional), limit or _PLAIN_LIMIT)
 
 
-def _name(packet: bytes, at: int) -> tuple[str, int]:
+def _name(packet: bytes, start: int) -> tuple[str, int]:
     labels = []
+    at = start
     while size := packet[at]:
         label = packet[at + 1 : at + 1 + size]
         if size > 63 or len(label) < size or b"." in label:
             raise IndexError(at)
         labels.append(label.decode("ascii").lower())
         at += 1 + size
+        if at - start >= _NAME_LIMIT:
+            raise IndexError(at)
     return ".".join(labels), at + 1
 
 
