@@ -44,6 +44,24 @@ def test_a_move_touches_both_addresses() -> None:
     assert state.workload_at(NetworkAddress("", ip_address("10.0.0.1"))) is None
 
 
+@pytest.mark.parametrize("pod_first", [True, False])
+def test_nobody_takes_a_pods_address_from_it(pod_first: bool) -> None:
+    """A WorkloadEntry may give any address, and a waypoint of its own to which all that is sent there would go."""
+    pod, entry = workload("a", "10.0.0.1", tunnel_protocol=workload_pb2.NONE), workload("b", "10.0.0.1")
+    entry.workload.uid = "Kubernetes/networking.istio.io/WorkloadEntry/evil/b"
+    state = mesh(*((pod, entry) if pod_first else (entry, pod)))
+    at = NetworkAddress("", ip_address("10.0.0.1"))
+    for _ in range(2):
+        found = state.workload_at(at)
+        assert found is not None
+        assert found.name == "a"
+        state.apply_addresses({pod.workload.uid: pod.SerializeToString()}, [])  # as when it becomes ready
+    state.apply_addresses({}, [pod.workload.uid])
+    left = state.workload_at(at)
+    assert left is not None
+    assert left.name == "b"
+
+
 def test_host_network_addresses_belong_to_nobody() -> None:
     state = mesh(workload("a", "10.0.0.1", network_mode=workload_pb2.HOST_NETWORK))
     assert state.workload_at(NetworkAddress("", ip_address("10.0.0.1"))) is None

@@ -79,10 +79,13 @@ class Mesh:
     # -- looking up ---------------------------------------------------------------------------------------------------
 
     def workload_at(self, address: NetworkAddress) -> Workload | None:
-        """The workload with that address; a host's own address belongs to none."""
-        for uid in self._by_address.get(address, ()):
-            return self.workloads[uid]
-        return None
+        """The workload with that address; a host's own address belongs to none.
+
+        A pod has its address from the cluster; everything else has what somebody wrote down, which may be a pod's.
+        """
+        uids = self._by_address.get(address, ())
+        first = min(uids, key=lambda uid: (not _is_pod(uid), not self.workloads[uid].hbone), default=None)
+        return None if first is None else self.workloads[first]
 
     def service_at(self, address: NetworkAddress, namespace: str) -> Service | None:
         """The service with that address as a client in `namespace` sees it: its own namespace's first."""
@@ -106,7 +109,7 @@ class Mesh:
 
     def pods_named(self, namespace: str, name: str) -> list[Workload]:
         """The records of pods of that name."""
-        return [self.workloads[uid] for uid in self._pods.get((namespace, name), ()) if "//Pod/" in uid]
+        return [self.workloads[uid] for uid in self._pods.get((namespace, name), ()) if _is_pod(uid)]
 
     def scoped_policies(self) -> list[Policy]:
         """Policies that hold without being named by a workload."""
@@ -229,6 +232,10 @@ class PartlyRejected(Rejected):
 def _reject(failed: Mapping[str, str], touched: set[Key]) -> None:
     if failed:
         raise PartlyRejected("; ".join(failed.values()), failed, frozenset(touched))
+
+
+def _is_pod(uid: str) -> bool:
+    return "//Pod/" in uid
 
 
 def _addresses_of(workload: Workload) -> list[NetworkAddress]:
