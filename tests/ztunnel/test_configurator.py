@@ -143,6 +143,44 @@ def test_a_new_pod_that_was_asked_for_too_early() -> None:
     assert configurator.destinations[name].priorities[0][0].identities
 
 
+WAYPOINT = "shop/gate.shop.svc.cluster.local"
+
+
+def sandwiched() -> workload_pb2.Address:
+    """The record of local pod 1 as a waypoint's, whose app takes all tunnels."""
+    found = workload("p-1", "10.0.0.1", service=WAYPOINT)
+    found.workload.application_tunnel.port = 15088
+    return found
+
+
+def behind_waypoint(ports: range) -> Configurator:
+    """Pod 1 is the waypoint of the service, and has sent something on to each of its ports."""
+    hostname = workload_pb2.NamespacedHostname(namespace="shop", hostname=WAYPOINT.partition("/")[2])
+    all_ports = [workload_pb2.Port(service_port=port, target_port=8080) for port in ports]
+    led = service(ports=all_ports, waypoint=workload_pb2.GatewayAddress(hostname=hostname, hbone_mtls_port=15008))
+    gate = service(name="gate", vip="10.96.0.6", ports=[workload_pb2.Port(service_port=15008, target_port=15008)])
+    configurator = Configurator(Here(), 15004)
+    configurator.apply_addresses(encoded(led, gate, workload("b", "10.0.0.2"), sandwiched()), [])
+    configurator.add_pod(pod(1))
+    for port in ports:
+        configurator.clusters.acquire(f"service|shop@uid-1|{VIP}:{port}")
+    return configurator
+
+
+def test_what_a_waypoint_sends_on_does_not_come_back_after_its_record_has_changed() -> None:
+    """Many ports, since what one change touches is in no particular order."""
+    configurator = behind_waypoint(range(80, 100))
+
+    def where() -> set[str]:
+        return {str(h.address) for one in configurator.destinations.values() for group in one.priorities for h in group}
+
+    assert where() == {"10.0.0.2"}
+    configurator.apply_addresses({}, ["Kubernetes//Pod/shop/p-1"])
+    assert where() == set()
+    configurator.apply_addresses(encoded(sandwiched()), [])
+    assert where() == {"10.0.0.2"}
+
+
 def test_strays_are_limited_for_each_namespace() -> None:
     configurator = configured()
     for number in range(MAX_STRAY + 10):

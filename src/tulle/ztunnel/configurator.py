@@ -27,7 +27,7 @@ from tulle.ztunnel.config.pod import hbone_listener, outbound_listener, plaintex
 from tulle.ztunnel.config.prefixes import GrowingPrefixes, Prefixes, divide
 from tulle.ztunnel.dependents import Dependents
 from tulle.ztunnel.policy.terms import Address
-from tulle.ztunnel.state.mesh import HOST, Key, Mesh, PartlyRejected, host_key
+from tulle.ztunnel.state.mesh import HOST, Key, Mesh, PartlyRejected, host_key, pod_key
 from tulle.ztunnel.state.model import Locality, NetworkAddress
 
 _log = structlog.get_logger("tulle.ztunnel")
@@ -108,11 +108,12 @@ class Configurator:
         if self._cover(touched):
             for pod in self.pods.values():
                 self._write_outbound(pod)
-        for name in self._looked_at.of(touched):
-            if name in self.pods:
-                self._write_access(self.pods[name])
-            else:
-                self._write_destination(name)
+        concerned = self._looked_at.of(touched)
+        # Pods first: where a waypoint's own connections lead depends on its record.
+        for uid in concerned & self.pods.keys():
+            self._write_access(self.pods[uid])
+        for name in concerned - self.pods.keys():
+            self._write_destination(name)
 
     def _cover(self, touched: Iterable[Key]) -> bool:
         """Have the prefixes cover what is new; whether they changed."""
@@ -208,7 +209,10 @@ class Configurator:
             return
         local = self.access.get(target.caller)
         now = decide(self.mesh, self._here, target, local.workload if local is not None else None)
-        self._looked_at.note(name, now.looked_at)
+        caller = self.pods.get(target.caller)
+        # Also while the caller has no record, for it may come back.
+        its_record = frozenset({pod_key(caller.namespace, caller.name)} if caller is not None else ())
+        self._looked_at.note(name, now.looked_at | its_record)
         unknown = [host for host in now.hosts if host not in self.mesh.hosts]
         if unknown:
             # Whoever connects waits until it is known; open connections go on as they are.
