@@ -181,6 +181,13 @@ def test_what_a_waypoint_sends_on_does_not_come_back_after_its_record_has_change
     assert where() == {"10.0.0.2"}
 
 
+def test_nothing_is_left_of_a_waypoint_whose_record_goes_before_its_pod() -> None:
+    configurator = behind_waypoint(range(80, 81))
+    configurator.apply_addresses({}, ["Kubernetes//Pod/shop/p-1"])
+    configurator.remove_pod("uid-1")
+    assert (len(configurator.clusters), configurator.destinations) == (0, {})
+
+
 def test_strays_are_limited_for_each_namespace() -> None:
     configurator = configured()
     for number in range(MAX_STRAY + 10):

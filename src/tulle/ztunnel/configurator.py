@@ -150,14 +150,14 @@ class Configurator:
         """Forget a pod.  Raises KeyError for one that is not there."""
         self.version += 1
         pod = self.pods.pop(uid)
-        was_waypoint = self.access.pop(uid).is_waypoint
+        del self.access[uid]
         self._looked_at.forget(uid)
         for kind in _kinds(pod):
             self.listeners.remove(names.listener(uid, kind))
         self.routes.remove(names.routes(uid))
-        if was_waypoint:
-            for name in [one for one in self.destinations if f"@{uid}|" in one]:
-                self._unwanted(name)
+        # Whether it was a waypoint can no longer be told when its record has gone before it.
+        for name in [one for one in self.destinations if f"@{uid}|" in one]:
+            self._unwanted(name)
 
     def listener_names(self, uid: str, *, with_certificate: bool) -> frozenset[str]:
         """The listeners that serve a pod; the one for tunnels opens only with the pod's certificate."""
