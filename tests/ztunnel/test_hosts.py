@@ -101,3 +101,20 @@ async def test_it_is_followed_while_in_use_and_forgotten_after() -> None:
     assert len(node.dns.asked) == asked
     run.cancel()
     await asyncio.wait((run,))
+
+
+async def test_of_a_name_that_was_forgotten_no_answer_is_kept() -> None:
+    node = Node(refresh=0)
+    node.dns.answers[HOST] = ["1.1.1.1"]
+    node.configurator.clusters.acquire(NAME)
+    run = asyncio.ensure_future(node.hosts.run())
+    await node.settle()
+    node.configurator.clusters.release(NAME)
+    await node.settle()
+    assert node.configurator.mesh.hosts == {}
+    del node.dns.answers[HOST]
+    node.configurator.clusters.acquire(NAME)
+    await node.settle()
+    assert node.configurator.destinations[NAME].kind is Kind.REFUSE
+    run.cancel()
+    await asyncio.wait((run,))

@@ -60,7 +60,9 @@ class Hosts:
         try:
             while True:
                 await asyncio.sleep(self._refresh)
-                for name in self._in_use():
+                used = frozenset(self._in_use())
+                self._known &= used
+                for name in used:
                     self.want(name)
         finally:
             for task in tuple(self._asking.values()):
