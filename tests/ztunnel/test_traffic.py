@@ -120,6 +120,25 @@ async def test_the_watch_closes_once_and_only_what_is_forbidden() -> None:
     watch.stop()
 
 
+async def test_what_could_not_be_closed_is_tried_again_and_not_said_to_be_closed() -> None:
+    table = OpenConnections()
+    table.add(connection(A, 1))
+    tried: list[Connection] = []
+
+    def close(_: str, found: Sequence[Connection]) -> None:
+        tried.extend(found)
+        raise OSError("too many open files")
+
+    now = {"uid": LocalAccess(access(deny=[A]), None, frozenset())}
+    watch = PolicyWatch(now, table, close)
+    for times in (1, 2):
+        watch.changed("uid")
+        await asyncio.sleep(0.15)
+        assert tried == [connection(A, 1)] * times
+    line = Line("TcpConnectionEnd", "hbone", "uid", app_local="10.0.0.2:1", app_remote="10.0.0.2:80")
+    assert table.remove(line) == (connection(A, 1), "")
+
+
 @pytest.mark.parametrize(
     ("text", "pair"),
     [
@@ -349,3 +368,17 @@ async def test_tunnels_of_the_revoked_and_idle_ones_are_closed() -> None:
     watch.revoke(frozenset())
     watch.stop()
     assert len(closed) == 2
+
+
+async def test_of_tunnels_that_could_not_be_closed_it_is_not_said_that_they_were() -> None:
+    table = OpenConnections()
+    flow = dataclasses.replace(FLOWS[A], serials=frozenset({7}))
+    table.add(Connection(("uid", "k", ""), "s", flow, ("10.0.0.2:15008", "10.0.0.1:1")))
+
+    def close(_: str, found: Sequence[Ends]) -> None:
+        raise OSError("too many open files")
+
+    watch = RevocationWatch(table, lambda: ["uid"], lambda _: [Ends(("10.0.0.2", 15008), ("10.0.0.1", 1))], close)
+    watch.revoke(frozenset({7}))
+    await asyncio.sleep(SETTLE_SECONDS + 0.1)
+    assert len(table.inbound("uid")) == 1, "a change of policy may close it"

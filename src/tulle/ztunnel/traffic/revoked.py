@@ -66,8 +66,8 @@ class RevocationWatch:
         forbidden = {ends[c.key] for c in refused}
         kept = set(ends.values()) - forbidden
         closing = [tunnel for tunnel in self._tunnels(pod) if tunnel not in kept]
-        for connection in refused:
-            self._connections.closing(connection, CLOSED)
         if closing:
             self._close(pod, closing)
             _log.info("tunnels closed", pod=pod, revoked=len(forbidden), idle=len(closing) - len(forbidden))
+        for connection in refused:
+            self._connections.closing(connection, CLOSED)

@@ -78,7 +78,7 @@ class OpenConnections:
         return connection, reason
 
     def closing(self, connection: Connection, reason: str) -> None:
-        """Remember why a connection is about to end."""
+        """Remember why a connection, which has just been closed, is about to end."""
         self._closing[connection.key] = reason
 
     def inbound(self, pod: str) -> list[Connection]:

@@ -77,17 +77,18 @@ class PolicyWatch:
             peer = connection.flow.peer
             reason = objection(found.access, peer, patient=patient) if peer is not None else ""
             if reason:
-                refused.append(connection)
-                self._connections.closing(connection, f"{CLOSED}: {reason}")
+                refused.append((connection, reason))
         if refused:
             self._end(pod, refused)
         if patient and found.access.policies.unknown:
             self._later(pod, PATIENCE_SECONDS, patient=False)
 
-    def _end(self, pod: str, refused: Sequence[Connection]) -> None:
+    def _end(self, pod: str, refused: Sequence[tuple[Connection, str]]) -> None:
         try:
-            self._close(pod, refused)
+            self._close(pod, [connection for connection, _ in refused])
         except (CannotCloseError, OSError) as error:
             _log.error("connections stay open", pod=pod, connections=len(refused), reason=str(error))
-        else:
-            _log.info(CLOSED, pod=pod, connections=len(refused))
+            return
+        for connection, reason in refused:
+            self._connections.closing(connection, f"{CLOSED}: {reason}")
+        _log.info(CLOSED, pod=pod, connections=len(refused))
