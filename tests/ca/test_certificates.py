@@ -118,6 +118,29 @@ def validation(managed: Managed) -> common_pb2.CertificateValidationContext:
     return secret_pb2.Secret.FromString(entry.body()).validation_context
 
 
+@pytest.mark.parametrize("expired", [True, False])
+async def test_a_root_goes_with_the_last_certificate_that_came_with_it(
+    managed: Managed, clock: Clock, expired: bool
+) -> None:
+    old, new = (shapes.self_signed_root("cluster.local", clock(), ROOT_LIFETIME) for _ in range(2))
+    managed.ca.authority = Authority(Roots((old.certificate,), signer=old), clock=clock)
+    managed.manager.want(A)
+    await managed.manager.ready(A)
+    if expired:
+        managed.advance(6 * 3600)
+    managed.ca.authority = Authority(Roots((new.certificate,), signer=new), clock=clock)
+    managed.manager.want(B)
+    await managed.manager.ready(B)
+    both = validation(managed).trusted_ca.inline_bytes
+    assert both == (shapes.pem([old.certificate]) + shapes.pem([new.certificate])).encode()
+    if expired:
+        managed.ca.open.clear()
+        managed.advance(18 * 3600)
+    else:
+        managed.manager.release(A)
+    assert validation(managed).trusted_ca.inline_bytes == shapes.pem([new.certificate]).encode()
+
+
 async def test_revocation_lists_go_with_the_roots(managed: Managed, clock: Clock) -> None:
     root = shapes.self_signed_root("cluster.local", clock(), ROOT_LIFETIME)
     managed.ca.authority = Authority(Roots((root.certificate,), signer=root), clock=clock)

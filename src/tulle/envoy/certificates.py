@@ -131,6 +131,7 @@ class CertificateManager:
         del self._entries[identity]
         self._timetable.drop(identity)
         self.secrets.remove(identity)
+        self._publish_roots()
         entry.valid.set()
 
     async def ready(self, identity: str) -> CertificateState:
@@ -296,6 +297,7 @@ class CertificateManager:
                 entry.svid = None
                 entry.valid.clear()
                 self.secrets.remove(entry.identity)
+                self._publish_roots()
 
 
 def _certificate(svid: Svid) -> secret_pb2.Secret:
