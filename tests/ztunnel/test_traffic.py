@@ -23,13 +23,14 @@ from tulle.ztunnel.policy.convert import Policy, Scope
 from tulle.ztunnel.policy.decide import Effective, decide
 from tulle.ztunnel.policy.terms import Constant, IdentityMatches, Peer
 from tulle.ztunnel.traffic import metrics as metrics_module
+from tulle.ztunnel.traffic import sockets
 from tulle.ztunnel.traffic.flow import Flow
 from tulle.ztunnel.traffic.line import Line, address, split
 from tulle.ztunnel.traffic.metrics import LABELS, Ended, Metrics, Opened
 from tulle.ztunnel.traffic.monitor import TrafficMonitor
 from tulle.ztunnel.traffic.parties import Parties
 from tulle.ztunnel.traffic.revoked import SETTLE_SECONDS, RevocationWatch
-from tulle.ztunnel.traffic.sockets import Ends, destroy
+from tulle.ztunnel.traffic.sockets import CannotCloseError, Ends, destroy
 from tulle.ztunnel.traffic.table import Connection, OpenConnections
 from tulle.ztunnel.traffic.verdict import objection
 from tulle.ztunnel.traffic.watch import PolicyWatch
@@ -266,7 +267,7 @@ def test_lines_that_cannot_be_read_stop_nothing() -> None:
     out: list[bytes] = []
     monitor = TrafficMonitor(Configurator(Here(), 1), "", lambda _: None, out.append)
     ended = b'{"type":"TcpConnectionEnd","kind":"plaintext","pod":"u","src.addr":"1.2.3.4:5","bytes_recv":7}'
-    monitor.lines([b"", b"not JSON", b'{"type":1}', ended])
+    monitor.lines([b"", b"not JSON", b'{"type":1}', b'{"type":"\xff"}', ended])
     (line,) = b"".join(out).splitlines()
     assert msgspec.json.decode(line)["bytes_recv"] == 7
     assert len(monitor.connections) == 0
@@ -281,6 +282,27 @@ def test_no_authority_that_a_peer_makes_up_stops_the_reading_of_lines() -> None:
     )
     monitor.lines([refused % (b"9" * 5000)])
     assert msgspec.json.decode(b"".join(out))["error"] == "authority is not this pod"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_a_connection_that_cannot_be_closed_keeps_no_other_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def refused_once(_: object, ends: Ends) -> bool:
+        tried.append(ends)
+        if len(tried) == 1:
+            raise CannotCloseError("not in this state")
+        return True
+
+    monkeypatch.setattr(sockets, "_destroy", refused_once)
+    both = [Ends(("10.0.0.1", port), ("10.0.0.2", 80)) for port in (1, 2)]
+    namespace = os.open("/proc/self/ns/net", os.O_RDONLY)
+    try:
+        with pytest.raises(CannotCloseError):
+            destroy(namespace, both)
+    finally:
+        os.close(namespace)
+    assert tried == both
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="closing connections needs CAP_NET_ADMIN")

@@ -65,7 +65,7 @@ def hbone(pod: LocalPod) -> accesslog_pb2.AccessLog:
             "src.identity": "%DOWNSTREAM_PEER_URI_SAN%",
             "dst.hbone_addr": "%REQ(:AUTHORITY)%",
             "dst.identity": literal(pod.identity),
-            "stream": "%START_TIME(%6f)%",
+            "stream": "%START_TIME(%s%9f)%",
             "peer_serials": "%DOWNSTREAM_PEER_CHAIN_SERIALS%",
             "response_code": "%RESPONSE_CODE%",
             "error": "%ROUTE_NAME%",

@@ -23,6 +23,8 @@ from tulle.ztunnel.traffic.watch import PolicyWatch
 
 _log = structlog.get_logger("tulle.ztunnel")
 
+#: Bytes that are shown of a line that cannot be read.
+_SHOWN: Final = 1000
 _UNCERTIFIED: Final = "IDENTITY_ERROR"
 _NO_CERTIFICATE: Final = (
     "connection failed: there is no certificate for {}; istioctl ztunnel-config certificates tells why"
@@ -65,10 +67,13 @@ class TrafficMonitor:
         for text in lines:
             try:
                 line = decided(self._decode(text))
-            except msgspec.DecodeError as error:
-                _log.error("a line of Envoy cannot be read", line=text.decode(errors="replace"), reason=str(error))
+                written = self._opened(line) if line.opened else self._ended(line)
+            except (msgspec.DecodeError, ValueError) as error:
+                # Peers choose much of what a line holds; none of it may keep the lines of others from being read.
+                _log.error(
+                    "a line of Envoy cannot be read", line=text[:_SHOWN].decode(errors="replace"), reason=str(error)
+                )
                 continue
-            written = self._opened(line) if line.opened else self._ended(line)
             if written:
                 out.append(written)
         if out:

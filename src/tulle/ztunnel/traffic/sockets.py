@@ -59,10 +59,19 @@ class Ends:
 def destroy(netns: int, connections: Iterable[Ends]) -> int:
     """Close connections in the network namespace of the descriptor `netns`; how many were there.
 
-    Raises CannotCloseError, and OSError if the namespace cannot be entered.
+    Raises CannotCloseError when the kernel refused one (the others are closed), and OSError if the namespace cannot be entered.
     """
+    closed = 0
+    refused: CannotCloseError | None = None
     with made_inside(netns, _open) as link:
-        return sum(_destroy(link, ends) for ends in connections)
+        for ends in connections:
+            try:
+                closed += _destroy(link, ends)
+            except CannotCloseError as error:
+                refused = error
+    if refused is not None:
+        raise refused
+    return closed
 
 
 def established(netns: int, port: int) -> list[Ends]:
