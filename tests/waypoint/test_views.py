@@ -266,8 +266,8 @@ def by_name(hostname: str, **fields: Any) -> list[Change]:
     return [Change(Kind.WORKLOAD, ("", OUTSIDE), record), Change(Kind.GROUP, ("hello", "outside"), group)]
 
 
-def cluster(mesh: Mesh) -> cluster_pb2.Cluster:
-    entry = mesh.source.maps(WAYPOINT)[names.CLUSTER_TYPE].get(CLUSTER)
+def cluster(mesh: Mesh, name: str = CLUSTER) -> cluster_pb2.Cluster:
+    entry = mesh.source.maps(WAYPOINT)[names.CLUSTER_TYPE].get(name)
     assert entry is not None
     return cluster_pb2.Cluster.FromString(entry.body())
 
@@ -329,3 +329,22 @@ def test_an_authorizer_may_be_known_by_name() -> None:
     assert b"authz.example.com" in found.body()
     mesh.apply(*authz_pod("10.244.1.9", hbone=True))
     assert mesh.endpoints("ExtensionProvider/authz") == ["10.244.1.9:9000"]
+
+
+# -- pods by their own addresses --------------------------------------------------------------------------------------
+
+
+def for_pods() -> Change:
+    _, gateway = waypoint()
+    return gateway._replace(record=replace_struct(gateway.record, labels={"istio.io/waypoint-for": "all"}))
+
+
+def test_a_pod_is_reached_by_hbone_from_when_it_is_captured() -> None:
+    name = "Pod/hello/p|*"
+    mesh = Mesh(for_pods(), pod(hbone=False))
+    assert cluster(mesh, name).type == cluster_pb2.Cluster.ORIGINAL_DST
+    mesh.apply(pod())
+    assert cluster(mesh, name).type == cluster_pb2.Cluster.EDS
+    assert mesh.endpoints(name) == ["10.244.0.5"]
+    mesh.apply(pod(hbone=False))
+    assert cluster(mesh, name).type == cluster_pb2.Cluster.ORIGINAL_DST

@@ -158,9 +158,10 @@ class WaypointSource:
         return (known[target] for target in sorted(known, key=lambda one: (isinstance(one, WorkloadTarget), one)))
 
 
-def _shape(view: TargetView) -> TargetView:
-    """A target without what may change of it while its clusters stay."""
-    return replace(view, ports=tuple(_without_endpoints(port) for port in view.ports))
+def _shape(view: TargetView) -> tuple[TargetView, tuple[bool, ...]]:
+    """A target without what may change of it while its clusters stay. Whether a pod is captured decides which cluster it has."""
+    ports = tuple(_without_endpoints(port) for port in view.ports)
+    return replace(view, ports=ports), tuple(port.outside for port in view.ports)
 
 
 def _without_endpoints(view: View) -> View:

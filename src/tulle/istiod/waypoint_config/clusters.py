@@ -55,11 +55,10 @@ def for_port(target: TargetView, port: PortView) -> cluster_pb2.Cluster:
     """The cluster of one port of a target; its endpoints come by EDS, so that a pod's coming and going changes nothing here, unless
     some are known by name."""
     name = names.target_port(target, port.port)
-    outside = port.port == ANY_PORT and not any(endpoint.hbone for endpoint in port.endpoints)
     if port.by_name:
         cluster = named.cluster(name, port.endpoints, one_address=port.one_address)
     else:
-        cluster = original_destination_cluster(name) if outside else _by_eds(name)
+        cluster = original_destination_cluster(name) if port.outside else _by_eds(name)
     if port.protocol != "TCP":
         same = http_protocol_options_pb2.HttpProtocolOptions()
         same.use_downstream_protocol_config.http_protocol_options.SetInParent()

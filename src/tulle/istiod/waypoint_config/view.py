@@ -99,6 +99,11 @@ class PortView:
         """Whether the endpoints are part of the cluster, because names among them are to be looked up."""
         return any(endpoint.by_name for endpoint in self.endpoints)
 
+    @property
+    def outside(self) -> bool:
+        """Whether connections go in plaintext to the very address that was dialled, for which no endpoint needs to be known."""
+        return self.port == ANY_PORT and not any(endpoint.hbone for endpoint in self.endpoints)
+
 
 @dataclass(frozen=True)
 class TargetView:
