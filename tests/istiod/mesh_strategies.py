@@ -121,6 +121,22 @@ def services(draw: st.DrawFn) -> Change:
 
 
 @st.composite
+def service_entries(draw: st.DrawFn) -> Change:
+    """For hosts that Services have too."""
+    ns, name, host = draw(namespace), draw(st.sampled_from(SERVICES)), draw(st.sampled_from(SERVICES))
+    record = ServiceRecord(
+        "ServiceEntry",
+        ns,
+        name,
+        hostname(ns, host),
+        ("240.240.0.1",),
+        labels=draw(use_waypoint),
+        created=draw(st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"])),
+    )
+    return Change(Kind.SERVICE, (ns, f"ServiceEntry/{name}/{host}"), draw(optional(st.just(record))))
+
+
+@st.composite
 def workloads(draw: st.DrawFn) -> Change:
     key = (draw(namespace), draw(st.sampled_from(PODS)))
     labels = {"app": draw(app), **draw(use_waypoint)}
@@ -213,6 +229,7 @@ change = st.one_of(
     classes(),
     gateways(),
     services(),
+    service_entries(),
     workloads(),
     groups(),
     policies(),

@@ -18,7 +18,9 @@ from tulle.kube.objects import EndpointSlice, Pod, Service
 from tulle.security.mesh import MeshSettings
 from tulle.xds.proto import workload_pb2 as pb
 
+from . import wds_world
 from .test_mesh_index import POD, lesson
+from .wds_world import CART, Mesh, records, service_entry
 
 DOMAIN = "cluster.local"
 READY = [{"type": "Ready", "status": "True"}]
@@ -251,7 +253,7 @@ def test_service_entry_with_inline_endpoints() -> None:
         },
     }
     records = entries.from_service_entry(manifest)
-    one = records[Kind.SERVICE, ("a", "one.example.com")]
+    one = records[Kind.SERVICE, ("a", "ServiceEntry/ext/one.example.com")]
     assert (one.kind, one.name, one.addresses, one.namespace_only) == ("ServiceEntry", "ext", ("240.0.0.1",), True)
     assert [(port.port, port.protocol) for port in one.ports] == [(80, Protocol.HTTP11)]
     uid = "Kubernetes/networking.istio.io/ServiceEntry/a/ext/192.0.2.9"
@@ -267,12 +269,14 @@ def test_service_entry_resolutions() -> None:
         body = {"hosts": ["x.example.com"], "ports": [{"name": "http", "number": 80, "protocol": "HTTP"}], **spec}
         return entries.from_service_entry({"metadata": {"namespace": "a", "name": "e"}, "spec": body})
 
-    assert of()[Kind.SERVICE, ("a", "x.example.com")].resolution is Resolution.PASSTHROUGH
+    assert of()[Kind.SERVICE, ("a", "ServiceEntry/e/x.example.com")].resolution is Resolution.PASSTHROUGH
     dns = of(resolution="DNS")
     (found,) = [record for (kind, _), record in dns.items() if kind is Kind.WORKLOAD]
     assert (found.addresses, found.hostname) == ((), "x.example.com")
-    assert dns[Kind.SERVICE, ("a", "x.example.com")].resolution is Resolution.DNS
-    assert of(resolution="STATIC")[Kind.SERVICE, ("a", "x.example.com")].resolution is Resolution.ENDPOINTS
+    assert dns[Kind.SERVICE, ("a", "ServiceEntry/e/x.example.com")].resolution is Resolution.DNS
+    assert (
+        of(resolution="STATIC")[Kind.SERVICE, ("a", "ServiceEntry/e/x.example.com")].resolution is Resolution.ENDPOINTS
+    )
     each = of(resolution="DNS_ROUND_ROBIN", hosts=["x.example.com", "y.example.com", "*.example.com"])
     groups = [record for (kind, _), record in each.items() if kind is Kind.GROUP]
     assert {one.services: [member.uid.rpartition("/")[2] for member in one.members] for one in groups} == {
@@ -305,3 +309,17 @@ def test_workload_entry_joins_a_service_entry_by_label() -> None:
     assert [one.service for one in state.services] == [("a", "x.example.com")]
     assert state.record.hbone
     assert state.record.native_tunnel
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_of_several_objects_with_one_host_in_a_namespace_another_takes_the_place_of_one_that_goes(first: int) -> None:
+    host = CART[1]
+    newer = service_entry("newer", {"creationTimestamp": "2026-01-02T00:00:00Z"}, hosts=[host])
+    older = service_entry("older", {"creationTimestamp": "2026-01-01T00:00:00Z"}, hosts=[host])
+    objects: list[Any] = [wds_world.service(), older, newer]
+    mesh = Mesh.of(*objects[first:], *objects[:first])
+    for obj, name in zip(objects, ("cart", "older", "newer"), strict=True):
+        assert mesh.service().name == name
+        mesh.index.apply(convert.changes(records(obj), {}))
+        assert CART in mesh.index.flush().services
+    assert CART not in mesh.index.services

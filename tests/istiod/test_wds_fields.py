@@ -275,7 +275,7 @@ def test_which_of_several_services_with_one_host_is_canonical() -> None:
     mesh = Mesh.of(newer, older)
     host = HOST[1]
     assert (mesh.service(("b", host)).canonical, mesh.service(("c", host)).canonical) == (False, True)
-    mesh.index.apply([Change(Kind.SERVICE, ("c", host), None)])
+    mesh.index.apply(convert.changes(records(older), {}))
     delta = mesh.index.flush()
     assert mesh.service(("b", host)).canonical
     assert ("b", host) in delta.services

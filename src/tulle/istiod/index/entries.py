@@ -56,7 +56,9 @@ def from_service_entry(manifest: Mapping[str, Any]) -> Records:
     namespace, name = str(meta.get("namespace") or ""), str(meta.get("name") or "")
     services = tuple(_services(namespace, name, meta, spec, manifest.get("status") or {}))
     ports = tuple((port["name"], _number(port.get("targetPort")) or port["number"]) for port in _ports(spec))
-    records: dict[tuple[Kind, tuple[str, str]], Any] = {(Kind.SERVICE, service.key): service for service in services}
+    records: dict[tuple[Kind, tuple[str, str]], Any] = {
+        (Kind.SERVICE, (namespace, f"ServiceEntry/{name}/{service.hostname}")): service for service in services
+    }
     for source, behind, given in _sources(name, services, spec):
         workloads = [(_endpoint(namespace, name, endpoint), endpoint) for endpoint in given]
         records.update(((Kind.WORKLOAD, ("", workload.uid)), workload) for workload, _ in workloads)

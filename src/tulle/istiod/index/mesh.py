@@ -122,8 +122,8 @@ class MeshIndex:
         self._dirty_gateways.add(key)
 
     def _apply_service(self, key: ObjectKey, record: Any) -> None:
-        self.tables.put_service(key, record)
-        self._dirty_services |= {key} | self.tables.services_of_host.get(key[1], set())
+        for service in self.tables.put_service(key, record):
+            self._dirty_services |= {service} | self.tables.services_of_host.get(service[1], set())
 
     def _apply_workload(self, key: ObjectKey, record: WorkloadRecord | None) -> None:
         self.tables.put_workload(key[1], record)

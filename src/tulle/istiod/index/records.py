@@ -36,7 +36,7 @@ class Kind(Enum):
     NODE = "Node"  # key ("", name)
     GATEWAY_CLASS = "GatewayClass"  # key ("", name)
     GATEWAY = "Gateway"  # key (namespace, name)
-    SERVICE = "Service"  # key (namespace, hostname)
+    SERVICE = "Service"  # key (namespace, hostname), of a ServiceEntry (namespace, source): each object's own, whatever it says
     WORKLOAD = "Workload"  # key ("", uid)
     GROUP = "Group"  # key (namespace, source)
     POLICY = "AuthorizationPolicy"  # key (namespace, name)

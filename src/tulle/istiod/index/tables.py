@@ -52,6 +52,8 @@ class Tables:
         self.services_of_host: dict[str, set[ServiceKey]] = {}
         self.workloads_in: dict[str, set[Uid]] = {}
         self.workloads_on: dict[str, set[Uid]] = {}
+        self._described: dict[ObjectKey, ServiceRecord] = {}
+        self._descriptions: dict[ServiceKey, set[ObjectKey]] = {}
         self._labelled: dict[tuple[str, str], dict[str, set[Uid]]] = {}
         self._groups_of_service: dict[ServiceKey, set[GroupKey]] = {}
         self._groups_of_workload: dict[Uid, set[GroupKey]] = {}
@@ -68,7 +70,21 @@ class Tables:
         networks = self.networks.put(key, old, new)
         return {uid for uid, one in self.workloads.items() if one.network in networks} if networks else set()
 
-    def put_service(self, key: ServiceKey, new: ServiceRecord | None) -> None:
+    def put_service(self, source: ObjectKey, new: ServiceRecord | None) -> set[ServiceKey]:
+        """Take over what `source` says of a service; returns which one that is.
+
+        Several objects of a namespace may give the same host. Which of them counts does not depend on who came last, and another one
+        takes its place when it goes.
+        """
+        old = _swap(self._described, source, new)
+        _move(self._descriptions, source, (old.key,) if old else (), (new.key,) if new else ())
+        keys = {record.key for record in (old, new) if record is not None}
+        for key in keys:
+            same = (self._described[one] for one in self._descriptions.get(key, ()))
+            self._settle_service(key, min(same, key=_seniority, default=None))
+        return keys
+
+    def _settle_service(self, key: ServiceKey, new: ServiceRecord | None) -> None:
         old = _swap(self.services, key, new)
         _move(self.services_in, key, (old.namespace,) if old else (), (new.namespace,) if new else ())
         _move(self.services_of_host, key, (old.hostname,) if old else (), (new.hostname,) if new else ())
@@ -107,7 +123,7 @@ class Tables:
     def is_canonical(self, service: ServiceRecord) -> bool:
         """Whether this service is what its hostname means where nothing nearer does: a Service, else the oldest ServiceEntry."""
         same = (self.services[key] for key in self.services_of_host[service.hostname])
-        return min(same, key=lambda one: (one.kind != "Service", one.created, one.key)).key == service.key
+        return min(same, key=_seniority).key == service.key
 
     def members_of(self, service: ServiceKey) -> set[Uid]:
         """Workloads that stand behind a service, known or not yet known."""
@@ -164,6 +180,10 @@ class Tables:
         if namespace is not None:
             return by_namespace.get(namespace, _NOTHING)
         return set().union(*by_namespace.values())
+
+
+def _seniority(service: ServiceRecord) -> tuple[bool, str, ServiceKey, str]:
+    return (service.kind != "Service", service.created, service.key, service.name)
 
 
 def _kind(record: WorkloadRecord) -> tuple[str, str]:
