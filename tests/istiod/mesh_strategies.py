@@ -153,6 +153,7 @@ def workloads(draw: st.DrawFn) -> Change:
         ready=draw(st.booleans()),
         hbone=draw(st.booleans()),
         network=draw(st.sampled_from(["", "", "far", "farther"])),
+        ports=draw(st.sampled_from([(), (("web", 9090), ("other", 9091))])),
     )
     return Change(Kind.WORKLOAD, ("", record.uid), draw(optional(st.just(record))))
 
@@ -171,6 +172,7 @@ def groups(draw: st.DrawFn) -> Change:
         tuple(Member(uid(*pod), ports) for pod in sorted(picked)),
         selector,
         ports,
+        own_ports=draw(st.sampled_from([(), (("http", "web"),), (("http", "other"),)])),
     )
     return Change(Kind.GROUP, (ns, source), draw(optional(st.just(record))))
 

@@ -359,6 +359,14 @@ def test_selection_follows_changes() -> None:
     assert list(ports_of(mesh.workload(ENTRY))) == [CART_NAME]
 
 
+def test_a_service_that_names_another_port_of_its_workload_entries() -> None:
+    before, after = (service(**SELECTS, ports=[{"name": "http", "port": 80, "targetPort": name}]) for name in "ab")
+    mesh = Mesh.of(before, workload_entry(VM, ports={"a": 9090, "b": 9091}))
+    mesh.index.apply(convert.changes(records(before), records(after)))
+    assert ENTRY in mesh.index.flush().workloads
+    assert ports_of(mesh.workload(ENTRY)) == {CART_NAME: [(80, 9091, pb.HTTP11)]}
+
+
 def test_endpoint_slice_without_pods() -> None:
     mesh = Mesh.of(service(), endpoints({"addresses": ["192.0.2.1"], "conditions": {"ready": False}}))
     found = mesh.workload("Kubernetes/discovery.k8s.io/EndpointSlice/a/cart-1/192.0.2.1")

@@ -134,11 +134,7 @@ class MeshIndex:
         before = set(self.tables.members(key))
         self.tables.put_group(key, record)
         after = set(self.tables.members(key))
-        if (
-            old is None
-            or record is None
-            or (old.services, old.selector_ports) != (record.services, record.selector_ports)
-        ):
+        if old is None or record is None or old.shared != record.shared:
             self._dirty_workloads |= before | after
             return
         self._dirty_workloads |= before ^ after

@@ -207,6 +207,11 @@ class GroupRecord(Struct, frozen=True):
     own_ports: tuple[tuple[str, str], ...] = ()
     selects: frozenset[str] = frozenset({"Pod", "WorkloadEntry"})
 
+    @property
+    def shared(self) -> tuple[object, ...]:
+        """What the result for each workload of the group depends on, beside the workload itself."""
+        return (self.services, self.selector_ports, self.own_ports)
+
 
 class Change(NamedTuple):
     """One step of the index's input."""
