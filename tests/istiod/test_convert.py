@@ -16,11 +16,12 @@ from tulle.istiod.index.waypoints import UNBOUND
 from tulle.istiod.wds import EXPLAIN_REFUSALS, service_address, workload_address
 from tulle.kube.objects import EndpointSlice, Pod, Service
 from tulle.security.mesh import MeshSettings
+from tulle.security.parse import parse_authorization_policy
 from tulle.xds.proto import workload_pb2 as pb
 
 from . import wds_world
 from .test_mesh_index import POD, lesson
-from .wds_world import CART, Mesh, records, service_entry
+from .wds_world import CART, CLASS, Mesh, endpoints, gateway, records, service_entry
 
 DOMAIN = "cluster.local"
 READY = [{"type": "Ready", "status": "True"}]
@@ -323,3 +324,26 @@ def test_of_several_objects_with_one_host_in_a_namespace_another_takes_the_place
         mesh.index.apply(convert.changes(records(obj), {}))
         assert CART in mesh.index.flush().services
     assert CART not in mesh.index.services
+
+
+def test_no_namespace_takes_the_policies_of_anothers_pods_to_its_own_waypoint() -> None:
+    foreign = {"addresses": ["10.1.0.5"], "targetRef": {"kind": "Pod", "namespace": "victim", "name": "p"}}
+    objects = (gateway(), CLASS, wds_world.service({"labels": {"istio.io/use-waypoint": "wp"}}), endpoints(foreign))
+    mesh = Mesh.of(
+        *objects,
+        wds_world.pod({"namespace": "victim", "labels": {"app": "x"}}),
+        settings=MeshSettings(lift_selector_policies=True),
+    )
+    rule = {
+        "from": [{"source": {"principals": ["cluster.local/ns/friend/sa/default"]}}],
+        "to": [{"operation": {"methods": ["GET"]}}],
+    }
+    manifest = {
+        "kind": "AuthorizationPolicy",
+        "metadata": {"namespace": "victim", "name": "friends"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "rules": [rule]},
+    }
+    mesh.index.apply([Change(Kind.POLICY, ("victim", "friends"), parse_authorization_policy(manifest))])
+    mesh.index.flush()
+    state = mesh.index.workloads["Kubernetes//Pod/victim/p"]
+    assert (state.services, state.policies) == ((), ("victim/friends",)), "ztunnel lets the other's waypoint through"

@@ -208,7 +208,7 @@ def _controller(obj: Pod) -> tuple[WorkloadType, str]:
 
 
 def from_endpoint_slice(obj: EndpointSlice, domain: str) -> Records:
-    """Which pods stand behind the slice's Service; an address without a Pod becomes a workload of its own."""
+    """Which pods of the namespace stand behind the slice's Service; an address without a Pod becomes a workload of its own."""
     meta = obj.metadata
     service = meta.labels.get(SERVICE_NAME_LABEL)
     if not service or obj.address_type not in ("IPv4", "IPv6"):
@@ -218,8 +218,9 @@ def from_endpoint_slice(obj: EndpointSlice, domain: str) -> Records:
     members: list[Member] = []
     for endpoint in obj.endpoints:
         if endpoint.target_ref is not None and endpoint.target_ref.kind == "Pod":
-            namespace = endpoint.target_ref.namespace or meta.namespace
-            members.append(Member(pod_uid(namespace, endpoint.target_ref.name), ports))
+            # Another namespace's pod is not this one's to take: by its Service's waypoint policies of the pod could be lifted to it.
+            if (endpoint.target_ref.namespace or meta.namespace) == meta.namespace:
+                members.append(Member(pod_uid(meta.namespace, endpoint.target_ref.name), ports))
             continue
         for address in endpoint.addresses:
             own = _slice_workload(obj, endpoint, address)
