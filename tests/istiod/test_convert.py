@@ -21,7 +21,7 @@ from tulle.xds.proto import workload_pb2 as pb
 
 from . import wds_world
 from .test_mesh_index import POD, lesson
-from .wds_world import CART, CLASS, Mesh, endpoints, gateway, records, service_entry
+from .wds_world import CART, CLASS, Mesh, endpoints, gateway, records, service_entry, workload_entry
 
 DOMAIN = "cluster.local"
 READY = [{"type": "Ready", "status": "True"}]
@@ -347,3 +347,54 @@ def test_no_namespace_takes_the_policies_of_anothers_pods_to_its_own_waypoint() 
     mesh.index.flush()
     state = mesh.index.workloads["Kubernetes//Pod/victim/p"]
     assert (state.services, state.policies) == ((), ("victim/friends",)), "ztunnel lets the other's waypoint through"
+
+
+ZONED = "fe80::1%eth0"
+USES = {"labels": {"istio.io/use-waypoint": "wp"}}
+SUPERSCRIPT = {"annotations": {"ambient.istio.io/waypoint-inbound-binding": "PROXY/²"}}
+TOO_LARGE = {"annotations": {"ambient.istio.io/waypoint-inbound-binding": "PROXY/99999999999"}}
+LONG = {
+    "labels": {"istio.io/use-waypoint": "wp", "istio.io/use-waypoint-canary": "c"},
+    "annotations": {"istio.io/use-waypoint-canary-weight": "9" * 5000},
+}
+
+
+def annotated(meta: dict[str, Any]) -> Any:
+    found = gateway()
+    metadata = msgspec.structs.replace(found.metadata, **meta)
+    return msgspec.structs.replace(found, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        [workload_entry(address=ZONED)],
+        [service_entry(addresses=[ZONED, "fe80::/64%eth0"])],
+        [service_entry(endpoints=[{"address": ZONED}])],
+        [endpoints({"addresses": ["010.0.0.1", ZONED]})],
+        [gateway(addresses=[{"type": "NamedAddress", "value": "lb"}]), wds_world.service(USES)],
+        [gateway(addresses=[{"type": "IPAddress", "value": ZONED}]), wds_world.service(USES)],
+        [annotated(SUPERSCRIPT), wds_world.pod({"labels": {"gateway.networking.k8s.io/gateway-name": "wp"}})],
+        [annotated(TOO_LARGE), wds_world.pod({"labels": {"gateway.networking.k8s.io/gateway-name": "wp"}})],
+        [gateway(), wds_world.service(LONG)],
+    ],
+)
+def test_nothing_that_a_user_may_write_keeps_the_mesh_from_being_computed(objects: list[Any]) -> None:
+    mesh = Mesh.of(CLASS, *objects)
+    for uid in mesh.index.workloads:
+        assert not mesh.workload(uid).waypoint.ByteSize()
+    for key in mesh.index.services:
+        mesh.service(key)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["2001:DB8:0::1", "2001:db8::1"], ("2001:db8::1",)),
+        (["10.0.0.7/32", "10.0.0.9/24"], ("10.0.0.7", "10.0.0.0/24")),
+        ([ZONED, "x", "10.0.0.7"], ("10.0.0.7",)),
+    ],
+)
+def test_addresses_of_a_service_entry_have_their_usual_form(given: list[str], expected: tuple[str, ...]) -> None:
+    mesh = Mesh.of(service_entry(addresses=given))
+    assert mesh.index.services["a", "x.example.com"].record.addresses == expected

@@ -128,7 +128,7 @@ def _can_be_dialled(address: str) -> bool:
         found = ip_address(address)
     except ValueError:
         return bool(_HOST_NAME.fullmatch(address)) and address.rstrip(".").lower().rpartition(".")[2] != "localhost"
-    return not (found.is_loopback or found.is_unspecified)
+    return not (found.is_loopback or found.is_unspecified or "%" in address)
 
 
 def _protocol(protocol: Protocol) -> AppProtocol:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from tulle.istiod.index import labels as names
+from tulle.istiod.index.addresses import address_of
 from tulle.istiod.index.protocols import protocol_of
 from tulle.istiod.index.records import (
     Change,
@@ -222,7 +223,7 @@ def from_endpoint_slice(obj: EndpointSlice, domain: str) -> Records:
             if (endpoint.target_ref.namespace or meta.namespace) == meta.namespace:
                 members.append(Member(pod_uid(meta.namespace, endpoint.target_ref.name), ports))
             continue
-        for address in endpoint.addresses:
+        for address in filter(None, map(address_of, endpoint.addresses)):
             own = _slice_workload(obj, endpoint, address)
             records[(Kind.WORKLOAD, ("", own.uid))] = own
             members.append(Member(own.uid, ports))

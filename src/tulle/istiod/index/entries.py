@@ -7,11 +7,11 @@ custom resources and come as plain manifests.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tulle.istiod.index import labels as names
+from tulle.istiod.index.addresses import address_of, address_or_block_of
 from tulle.istiod.index.convert import CLUSTER_ID, Records, locality_of
 from tulle.istiod.index.protocols import protocol_of
 from tulle.istiod.index.records import (
@@ -138,11 +138,15 @@ def unaddressed_hosts(manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _addresses(host: str, spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[str, ...]:
     """Its own addresses, else the ones that were allocated for the host and written to its status."""
-    own = tuple(address for address in _strings(spec.get("addresses")) if _is_address(address))
+    own = _usable(_strings(spec.get("addresses")))
     if own:
         return own
     allocated = (one for one in status.get("addresses") or () if one.get("host") in (None, "", host))
-    return tuple(one["value"] for one in allocated if _is_address(str(one.get("value"))))
+    return _usable(str(one.get("value")) for one in allocated)
+
+
+def _usable(given: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(address for address in map(address_or_block_of, given) if address))
 
 
 def _endpoint(namespace: str, name: str, endpoint: Mapping[str, Any]) -> WorkloadRecord:
@@ -155,7 +159,7 @@ def _workload(
 ) -> WorkloadRecord:
     namespace, name = key
     address = str(spec.get("address") or "")
-    literal = _is_address(address) and "/" not in address
+    literal = address_of(address)
     native = "http" in str(labels.get(names.TUNNEL, "")).split(",")
     weight = spec.get("weight")
     return WorkloadRecord(
@@ -163,7 +167,7 @@ def _workload(
         uid=f"{CLUSTER_ID}/networking.istio.io/{kind}/{namespace}/{name}{suffix}",
         namespace=namespace,
         name=name,
-        addresses=(address,) if literal else (),
+        addresses=(literal,) if literal else (),
         hostname="" if literal else address,
         service_account=str(spec.get("serviceAccount") or ""),
         labels=labels,
@@ -194,11 +198,3 @@ def _number(value: object) -> int:
 
 def _strings(value: object) -> tuple[str, ...]:
     return tuple(str(one) for one in value) if isinstance(value, (list, tuple)) else ()
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True

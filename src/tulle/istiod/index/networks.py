@@ -6,10 +6,10 @@ listener takes tunnels for everything there. Workloads of the network carry its 
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from tulle.istiod.index import labels as names
+from tulle.istiod.index.addresses import address_of
 from tulle.istiod.index.records import GatewayRecord, WaypointKey
 
 
@@ -50,16 +50,7 @@ def _gateway(record: GatewayRecord) -> NetworkGateway | None:
     port = next((listener.port for listener in record.listeners if listener.protocol == "HBONE"), 0)
     if record.class_name not in names.NETWORK_GATEWAYS or not record.labels.get(names.NETWORK) or not port:
         return None
-    named = ((value, kind == "Hostname") for kind, value in record.addresses)
-    usable = (
-        NetworkGateway(record.namespace, value, host, port) for value, host in named if host or _is_address(value)
+    named = (
+        (value if kind == "Hostname" else address_of(value), kind == "Hostname") for kind, value in record.addresses
     )
-    return next(usable, None)
-
-
-def _is_address(value: str) -> bool:
-    try:
-        ip_address(value)
-    except ValueError:
-        return False
-    return True
+    return next((NetworkGateway(record.namespace, value, host, port) for value, host in named if value), None)

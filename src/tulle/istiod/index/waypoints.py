@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from tulle.istiod.index import labels as names
+from tulle.istiod.index.addresses import address_of
 from tulle.istiod.index.labels import parse_bool
 from tulle.istiod.index.records import (
     GatewayClassRecord,
@@ -26,6 +27,9 @@ from tulle.istiod.index.records import (
 from tulle.kube import selectors
 
 HBONE_PORT = 15008
+_LAST_PORT = 65535
+_WEIGHT_DIGITS = 9
+"""More of them are no weight, and too many no number that Python reads."""
 Traffic: TypeAlias = Literal["service", "workload"]
 
 
@@ -49,7 +53,7 @@ class InboundBinding:
 
 @dataclass(frozen=True)
 class Waypoint:
-    """A Gateway as bindings see it. `ready` is: it has at least one status address."""
+    """A Gateway as bindings see it. `ready` is: its status has at least one address that proxies can use."""
 
     namespace: str
     name: str
@@ -125,15 +129,19 @@ def waypoint_of(gateway: GatewayRecord, gateway_class: GatewayClassRecord | None
     inbound = _inbound_binding(
         gateway.annotations.get(names.INBOUND_BINDING) or class_annotations.get(names.INBOUND_BINDING)
     )
+    hostname = next((value for kind, value in gateway.addresses if kind == "Hostname"), "")
+    address = next(
+        (found for kind, value in gateway.addresses if kind != "Hostname" and (found := address_of(value))), ""
+    )
     return Waypoint(
         namespace=gateway.namespace,
         name=gateway.name,
         class_name=gateway.class_name,
         controller=gateway_class.controller if gateway_class else "",
-        ready=bool(gateway.addresses),
+        ready=bool(hostname or address),
         serves=_SERVES.get(wanted, frozenset()),
-        hostname=next((value for kind, value in gateway.addresses if kind == "Hostname"), ""),
-        address=next((value for kind, value in gateway.addresses if kind != "Hostname"), ""),
+        hostname=hostname,
+        address=address,
         service_account=gateway.annotations.get(names.GATEWAY_SERVICE_ACCOUNT) or gateway.name,
         listener=_mesh_listener(gateway, inbound),
         inbound=inbound,
@@ -144,7 +152,8 @@ def _inbound_binding(value: str | None) -> InboundBinding | None:
     protocol, _, port = (value or "").partition("/")
     if protocol not in ("PROXY", "NONE"):
         return None
-    return InboundBinding("PROXY" if protocol == "PROXY" else "NONE", int(port) if port.isdigit() else 0)
+    number = int(port) if port.isdecimal() and len(port) <= len(str(_LAST_PORT)) else 0
+    return InboundBinding("PROXY" if protocol == "PROXY" else "NONE", number if number <= _LAST_PORT else 0)
 
 
 def _mesh_listener(gateway: GatewayRecord, inbound: InboundBinding | None) -> ListenerRecord | None:
@@ -302,7 +311,7 @@ def _canary(
     if key == (primary.namespace, primary.name):
         return None, (key,), f". Canary ignored (CanarySameAsPrimary): {key[0]}/{key[1]} is the waypoint already"
     given = carrier.annotations.get(names.CANARY_WEIGHT)
-    if given is None or not given.isdecimal() or int(given) > 100:
+    if given is None or not given.isdecimal() or len(given) > _WEIGHT_DIGITS or int(given) > 100:
         wanted = f"annotation {names.CANARY_WEIGHT} is {given!r}, want 0 to 100"
         return None, (key,), f". Canary ignored (CanaryInvalidWeight): {wanted}"
     tried = _attach(asker, Reference(*key, inherited=False), "service")
