@@ -252,6 +252,18 @@ def test_what_a_waypoint_cannot_or_must_not_dial_is_no_endpoint(fields: Any) -> 
     assert [port.endpoints for port in mesh.view().ports] == [()]
 
 
+@pytest.mark.parametrize(
+    ("addresses", "served"),
+    [(("10.0.0.0/24",), None), (("10.0.0.0/24", "10.1.0.7"), ("10.1.0.7",)), (("10.1.0.7",), ("10.1.0.7",))],
+)
+def test_a_block_of_addresses_is_not_served(addresses: tuple[str, ...], served: tuple[str, ...] | None) -> None:
+    mesh = Mesh(service()._replace(record=replace_struct(service().record, addresses=addresses)))
+    found = target_view(mesh.index, mesh.index.waypoints[WAYPOINT], ServiceTarget(SERVICE), mesh.keys.of)
+    assert (found and found.addresses) == served
+    entry = mesh.source.maps(WAYPOINT)[names.LISTENER_TYPE].get(names.MAIN_INTERNAL)
+    assert entry is None or b"10.0.0.0/24" not in entry.body()
+
+
 # -- endpoints by name ------------------------------------------------------------------------------------------------
 
 OUTSIDE = "Kubernetes/networking.istio.io/ServiceEntry/hello/s/a.example.com"

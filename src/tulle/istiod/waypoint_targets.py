@@ -43,7 +43,7 @@ def target_view(index: MeshIndex, waypoint: Waypoint, target: Target, keys: Keys
     """The view of a target, or None when it is gone or has no address that a client could dial."""
     if isinstance(target, ServiceTarget):
         service = index.services.get(target.key)
-        return _service(index, waypoint, target.key, service, keys) if service and service.record.addresses else None
+        return _service(index, waypoint, target.key, service, keys) if service and _dialled(service.record) else None
     workload = index.workloads.get(target.uid)
     return _workload(index, waypoint, workload, keys) if workload and workload.record.addresses else None
 
@@ -58,10 +58,15 @@ def _service(index: MeshIndex, waypoint: Waypoint, key: ServiceKey, state: Servi
         namespace=record.namespace,
         name=record.name if record.kind == "Service" else record.hostname,
         hostname=record.hostname,
-        addresses=record.addresses,
+        addresses=_dialled(record),
         ports=tuple(_port(index, record, port, endpoints[port.port]) for port in record.ports),
         rules=rules_of(policies, index.settings, index.tokens_for(service, record.namespace, view), keys),
     )
+
+
+def _dialled(record: ServiceRecord) -> tuple[str, ...]:
+    """What the waypoint can be asked for by. Not for a block of addresses: Envoy would refuse its listener for all targets."""
+    return tuple(address for address in record.addresses if "/" not in address)
 
 
 def service_endpoints(index: MeshIndex, key: ServiceKey) -> dict[int, tuple[EndpointView, ...]]:
