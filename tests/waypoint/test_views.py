@@ -360,3 +360,20 @@ def test_a_pod_is_reached_by_hbone_from_when_it_is_captured() -> None:
     assert mesh.endpoints(name) == ["10.244.0.5"]
     mesh.apply(pod(hbone=False))
     assert cluster(mesh, name).type == cluster_pb2.Cluster.ORIGINAL_DST
+
+
+def test_the_endpoints_of_one_object_and_its_host_are_different_targets() -> None:
+    def endpoint(address: str) -> Change:
+        record = pod(
+            kind="ServiceEntry", uid=f"Kubernetes/{address}", name="x.example.com", addresses=(address,)
+        ).record
+        return Change(Kind.WORKLOAD, ("", record.uid), record)
+
+    host = replace_struct(service().record, kind="ServiceEntry", hostname="x.example.com", name="x.example.com")
+    host = replace_struct(host, addresses=("240.240.0.1",))
+    objects = endpoint("192.0.2.1"), endpoint("192.0.2.2"), Change(Kind.SERVICE, host.key, host)
+    ref = {"group": "networking.istio.io", "kind": "ServiceEntry", "name": "x.example.com"}
+    mesh = Mesh(for_pods(), *objects, authentication(ref=ref, jwks=KEYS))
+    assert b"i.example.com" in mesh.extension("ServiceEntry/hello/x.example.com|tokens")
+    for address in ("192.0.2.1", "192.0.2.2"):
+        assert mesh.endpoints(f"ServiceEntry/hello/x.example.com/{address}|*") == [address]

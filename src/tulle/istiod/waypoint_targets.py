@@ -36,6 +36,8 @@ Keys = Callable[[JwtRule], str]
 """The keys of a rule's issuer as a JSON Web Key Set, "" while there are none."""
 
 _HOST_NAME = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+_ALONE = frozenset({"Pod", "WorkloadEntry"})
+"""Kinds of objects that stand for one workload each; one of another kind may stand for several, and for a service too."""
 _INPUTS = Inputs(principal_key=names.PEER_PRINCIPAL, source_ip_key=names.PEER_ADDRESS)
 
 
@@ -95,7 +97,7 @@ def _workload(index: MeshIndex, waypoint: Waypoint, state: WorkloadState, keys: 
     return TargetView(
         kind=record.kind,
         namespace=record.namespace,
-        name=record.name,
+        name=record.name if record.kind in _ALONE else f"{record.name}/{record.addresses[0]}",
         hostname=record.hostname,
         addresses=record.addresses,
         ports=(PortView(ANY_PORT, "AUTO", tuple(_endpoint(state, ANY_PORT))),),
