@@ -103,10 +103,17 @@ def _string(matcher: Json, text: str) -> bool:
     (kind,) = kinds
     value = matcher[kind]
     if kind == "safe_regex":
-        return re.fullmatch(value["regex"], text) is not None
+        return re.fullmatch(from_re2(value["regex"]), text) is not None
     if matcher.get("ignore_case"):
         value, text = value.lower(), text.lower()
     return {"exact": text == value, "prefix": text.startswith(value), "suffix": text.endswith(value)}[kind]
+
+
+def from_re2(regex: str) -> str:
+    """An expression of RE2 for Python. Bytes that are no UTF-8 stand in texts as ``surrogateescape`` writes them: to RE2 they are no
+    characters, so that neither a dot nor a negated class takes them, but only ``\\C``."""
+    meant = {r"\C": r"[\s\S]", ".": r"[^\n\udc80-\udcff]", "[^": r"[^\udc80-\udcff"}
+    return re.sub(r"\\.|\[\^|\.", lambda found: meant.get(found[0], found[0]), regex)
 
 
 def _header(value: Json, seen: Seen) -> bool:

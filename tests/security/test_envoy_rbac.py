@@ -15,11 +15,14 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tulle.security.decision import decide
 from tulle.security.envoy_rbac import HTTP_TYPE, Filters, Inputs, http_filters, http_normalization, tcp_filters
 from tulle.security.mesh import MeshSettings
 from tulle.security.model import AuthorizationPolicy
+from tulle.security.policies import PolicySet
 
 from . import strategies, world
+from .agreement import rbac_allows
 
 inputs = st.builds(
     Inputs,
@@ -202,3 +205,23 @@ def test_envoy_itself_accepts_it(tmp_path: pathlib.Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ("*", "\udcff"),
+        ("red", "red, \udcff"),
+        ("red", "\udcff,red"),
+        ("re*", "x, red\udcff"),
+        ("*ed", "\udcffred, x"),
+    ],
+)
+def test_a_byte_that_is_no_utf8_hides_nothing(value: str, sent: str) -> None:
+    when = [{"key": "request.headers[x-team]", "values": [value]}]
+    gateway = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}
+    denying = world.policy({"action": "DENY", "rules": [{"when": when}], "targetRefs": [gateway]})
+    policies = PolicySet(MeshSettings(), [denying])
+    request = world.request("test/default", via=world.WAYPOINT, call=world.http("GET /", {"x-team": sent}))
+    assert not decide(policies, request).allowed
+    assert not rbac_allows(policies, request)

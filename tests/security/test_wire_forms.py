@@ -23,6 +23,7 @@ from tulle.security.terms import Attribute, Term
 from tulle.security.ztunnel import Scope
 
 from . import world
+from .rbac_reference import from_re2
 
 META = Meta("AuthorizationPolicy", "hello", "p")
 
@@ -71,8 +72,8 @@ def test_patterns_that_only_a_whole_value_matches(pattern: str) -> None:
 def test_expression_of_an_element(pattern: str, hits: tuple[str, ...], misses: tuple[str, ...]) -> None:
     regex = element_regex(pattern)
     assert regex is not None
-    assert [text for text in hits if not re.fullmatch(regex, text)] == []
-    assert [text for text in misses if re.fullmatch(regex, text)] == []
+    assert [text for text in hits if not re.fullmatch(from_re2(regex), text)] == []
+    assert [text for text in misses if re.fullmatch(from_re2(regex), text)] == []
 
 
 # -- Envoy -----------------------------------------------------------------------------------------------------------

@@ -112,7 +112,8 @@ def string_matcher(pattern: str, ignore_case: bool = False) -> Json:
     """A StringMatcher for one of the four string forms."""
     read = read_string(pattern)
     if read.form is StringForm.PRESENCE:
-        return _regex(".+")
+        # Bytes, since to RE2 a dot is a character of valid UTF-8, and clients may send what is none.
+        return _regex(r"\C+")
     matcher: Json = {read.form.value: read.value}
     if ignore_case:
         matcher["ignore_case"] = True

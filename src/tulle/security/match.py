@@ -178,16 +178,16 @@ def header_elements(value: str) -> tuple[str, ...]:
 
 
 def element_regex(pattern: str) -> str | None:
-    """The expression of a whole header value one of whose elements matches; None when only whole values can match."""
+    """The expression of a whole header value one of whose elements matches; None when only whole values can match.
+
+    It is one for RE2 only: what stands beside the element is any bytes (``\\C``), for a dot would be valid UTF-8 and let a single
+    other byte hide the element."""
     read = read_string(pattern)
     if read.form is StringForm.PRESENCE or not read.value or "," in read.value or read.value != read.value.strip(" \t"):
         return None
-    element = re.escape(read.value)
-    if read.form is StringForm.PREFIX:
-        element += "[^,]*"
-    elif read.form is StringForm.SUFFIX:
-        element = "[^,]*" + element
-    return f"(?:.*,)?[ \t]*{element}[ \t]*(?:,.*)?"
+    before = r"\C*" if read.form is StringForm.SUFFIX else r"(?:\C*,)?[ \t]*"
+    after = r"\C*" if read.form is StringForm.PREFIX else r"[ \t]*(?:,\C*)?"
+    return before + re.escape(read.value) + after
 
 
 def split_request_principal(value: str) -> tuple[str, str]:
