@@ -186,6 +186,19 @@ def test_warnings(spec: dict[str, Any], warned: str | None) -> None:
         ({"selector": {"matchLabels": {"a": "b"}}, "portLevelMtls": {0: {}}}, "spec.portLevelMtls[0]", "65535"),
         ({"selector": {"matchLabels": {"a": "b"}}, "portLevelMtls": {"x": {}}}, "spec.portLevelMtls[x]", "65535"),
         (
+            {
+                "selector": {"matchLabels": {"a": "b"}},
+                "portLevelMtls": {"80": {"mode": "STRICT"}, "080": {"mode": "PERMISSIVE"}},
+            },
+            "spec.portLevelMtls[080]",
+            "65535",
+        ),
+        (
+            {"selector": {"matchLabels": {"a": "b"}}, "portLevelMtls": {"1" * 5000: {}}},
+            f"spec.portLevelMtls[{'1' * 5000}]",
+            "65535",
+        ),
+        (
             {"selector": {"matchLabels": {"a": "b"}}, "portLevelMtls": {80: {"mode": "X"}}},
             "spec.portLevelMtls[80].mode",
             "STRICT",

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from .durations import read_duration
 from .fields import Checker
+from .match import read_port
 from .model import MtlsMode
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -43,7 +44,10 @@ def check_peer_authentication(c: Checker, manifest: Mapping[str, Any], root_name
         c.refuse("spec.portLevelMtls", sorted(map(str, ports)), "needs a selector with at least one label")
     for port, mtls in ports.items():
         path = f"spec.portLevelMtls[{port}]"
-        if not str(port).isascii() or not str(port).isdigit() or not 1 <= int(port) <= 65535:
+        try:
+            # One spelling only: two entries for one port would leave open which of them counts.
+            read_port(str(port))
+        except ValueError:
             c.refuse(path, port, "accepted is a workload port from 1 to 65535")
         _mode(c, mtls, path)
     namespace = c.mapping(manifest.get("metadata"), "metadata").get("namespace")
