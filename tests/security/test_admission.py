@@ -90,6 +90,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (source(serviceAccounts=["/a"]), f"{FROM}.serviceAccounts[0]", "<namespace>/<service account>"),
     (source(serviceAccounts=["a" * 321]), f"{FROM}.serviceAccounts[0]", "320"),
     (source(serviceAccounts=["a"] * 17), f"{FROM}.serviceAccounts", "at most 16"),
+    (source(serviceAccounts=5), f"{FROM}.serviceAccounts", "must be a list"),
     ({**source(trustDomains=["a/b"]), "targetRefs": SERVICE}, f"{FROM}.trustDomains[0]", "without '/'"),
     ({**source(trustDomains=["a*b"]), "targetRefs": SERVICE}, f"{FROM}.trustDomains[0]", "one '*'"),
     ({**source(notTrustDomains=["*a*"]), "targetRefs": SERVICE}, f"{FROM}.notTrustDomains[0]", "one '*'"),

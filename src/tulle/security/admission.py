@@ -184,7 +184,7 @@ class _Rule:
             for other in ("namespaces", "notNamespaces", "principals", "notPrincipals"):
                 if values.get(other):
                     self.c.refuse(f"{path}.{name}", accounts, f"may not be combined with {other} in one source")
-            if len(accounts) > MAX_SERVICE_ACCOUNTS:
+            if isinstance(accounts, list | tuple) and len(accounts) > MAX_SERVICE_ACCOUNTS:
                 self.c.refuse(f"{path}.{name}", len(accounts), f"at most {MAX_SERVICE_ACCOUNTS} values are accepted")
 
     def _conditions(self, rule: Mapping[str, Any]) -> list[bool]:
