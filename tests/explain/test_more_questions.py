@@ -161,6 +161,25 @@ def test_tokens(claims: dict[str, object] | None, code: str) -> None:
     assert ask(world, token=given, now=10.0).sees.code == code
 
 
+@pytest.mark.parametrize(
+    ("claim", "held", "code"),
+    [
+        ("scope", "read write", "200"),
+        ("scope", ["read"], "200"),
+        ("scope", "reader writer", "403"),
+        ("groups", "read write", "200"),
+        ("other", "read write", "403"),
+    ],
+)
+def test_claims_that_hold_a_list_in_a_string(claim: str, held: object, code: str) -> None:
+    when = [{"key": f"request.auth.claims[{claim}]", "values": ["read"]}]
+    allow = policy("readers", {"targetRefs": TARGET, "rules": [{"when": when}]})
+    listing = REQUEST_AUTHENTICATION.replace("audiences: [hello]", "spaceDelimitedClaims: [groups]")
+    world = scene(ENROLLED, listing, allow)
+    given = token(iss="https://id.example", sub="me", **{claim: held})
+    assert ask(world, token=given, now=10.0).sees.code == code
+
+
 def test_token_without_request_authentication_counts_for_nothing() -> None:
     report = ask(scene(ENROLLED), token=token(iss="a", sub="b"))
     assert any("counts for nothing" in one for one in report.assumptions)

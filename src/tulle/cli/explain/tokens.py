@@ -16,6 +16,7 @@ from typing import Any
 
 from tulle.cli.explain.documents import InputError
 from tulle.cli.explain.world import World
+from tulle.istiod.waypoint_config.tokens import SPACE_DELIMITED
 from tulle.security.attachment import attaches_at_waypoint
 from tulle.security.model import JwtRule, RequestAuthentication
 from tulle.security.parse import InvalidObject, parse_request_authentication
@@ -63,7 +64,7 @@ def judge(world: World, waypoint: WaypointView, service: ServiceView | None, tok
     for policy, rule in rules:
         if _for_us(rule, claims):
             note = f"{policy.meta} accepts the token's issuer; its signature was taken to be good"
-            return Verdict(claims, note=note)
+            return Verdict(_split(rule, claims), note=note)
     return Verdict(
         refused=True,
         note=f"the token's audience {claims.get('aud')!r} is not accepted for issuer {claims.get('iss')!r}",
@@ -81,6 +82,15 @@ def _attached(world: World, waypoint: WaypointView, service: ServiceView | None)
             raise InputError(f"{document.source}: {error}") from error
         if attaches_at_waypoint(policy, waypoint, service, root):
             yield policy
+
+
+def _split(rule: JwtRule, claims: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The claims as the waypoint hands them to policies: those that hold a list in one string are lists."""
+    listed = {*SPACE_DELIMITED, *rule.space_delimited_claims}
+    return {
+        name: [part for part in value.split(" ") if part] if name in listed and isinstance(value, str) else value
+        for name, value in claims.items()
+    }
 
 
 def _for_us(rule: JwtRule, claims: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from tulle.security.envoy_match import JWT_PAYLOAD
 
 _NOWHERE = "no keys"
 """A cluster that does not exist."""
-_SPACE_DELIMITED = ("scope", "permission")
+SPACE_DELIMITED = ("scope", "permission")
 """Claims that hold a list in one string; a policy's condition on them matches any element."""
 
 
@@ -56,7 +56,7 @@ def _provider(token: TokenView) -> config_pb2.JwtProvider:
         provider.remote_jwks.http_uri.cluster = _NOWHERE
         provider.remote_jwks.http_uri.timeout.CopyFrom(seconds(1))
     provider.normalize_payload_in_metadata.space_delimited_claims.extend(
-        dict.fromkeys((*_SPACE_DELIMITED, *rule.space_delimited_claims))
+        dict.fromkeys((*SPACE_DELIMITED, *rule.space_delimited_claims))
     )
     for name, prefix in rule.from_headers:
         provider.from_headers.add(name=name, value_prefix=prefix)
