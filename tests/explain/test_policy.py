@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tulle.cli.main import app
 from tulle.cli.policy.compiled import compile_policies
+from tulle.istiod.waypoint_config.names import PEER_ADDRESS
 from tulle.xds.proto import authorization_pb2
 
 from .scenes import ENROLLED, STRICT, TARGET, TEST, policy, rule, scene, selecting, targeting, written
@@ -51,6 +52,14 @@ def test_messages_are_the_protobufs(tmp_path: Path) -> None:
     assert waypoint["target"] == "Service hello/helloworld at waypoint hello/waypoint"
     config = {key: value for key, value in waypoint["http"][0]["typed_config"].items() if key != "@type"}
     assert list(ParseDict(config, rbac_pb2.RBAC()).rules.policies) == ["ns[hello]-policy[l7]-rule[0]"]
+
+
+def test_addresses_are_looked_for_where_the_waypoint_has_them(tmp_path: Path) -> None:
+    near = {"from": [{"source": {"ipBlocks": ["10.0.0.0/8"]}}]}
+    found, _ = compiled("-f", written(tmp_path, ENROLLED, targeting("near", near)))
+    (shown,) = found["waypoint"][0]["http"][0]["typed_config"]["rules"]["policies"].values()
+    network = {"address_prefix": "10.0.0.0", "prefix_len": 8}
+    assert shown["principals"] == [{"filter_state": {"key": PEER_ADDRESS, "address_match": {"ranges": [network]}}}]
 
 
 def test_peer_authentications_are_merged(tmp_path: Path) -> None:

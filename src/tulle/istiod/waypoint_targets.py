@@ -36,9 +36,10 @@ Keys = Callable[[JwtRule], str]
 """The keys of a rule's issuer as a JSON Web Key Set, "" while there are none."""
 
 _HOST_NAME = re.compile(r"(?=.{1,254}$)(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+INPUTS = Inputs(principal_key=names.PEER_PRINCIPAL, source_ip_key=names.PEER_ADDRESS)
+"""Where a waypoint's filters find who the client is and where it is."""
 _ALONE = frozenset({"Pod", "WorkloadEntry"})
 """Kinds of objects that stand for one workload each; one of another kind may stand for several, and for a service too."""
-_INPUTS = Inputs(principal_key=names.PEER_PRINCIPAL, source_ip_key=names.PEER_ADDRESS)
 
 
 def target_view(index: MeshIndex, waypoint: Waypoint, target: Target, keys: Keys) -> TargetView | None:
@@ -157,8 +158,8 @@ def rules_of(
     found = tuple(policies)
     authorizer, problem = authorizer_for(found, settings)
     return PolicyRules(
-        _actions(http_filters(found, settings, _INPUTS)),
-        _actions(tcp_filters(found, settings, _INPUTS)),
+        _actions(http_filters(found, settings, INPUTS)),
+        _actions(tcp_filters(found, settings, INPUTS)),
         tokens=tuple(token for one in authentications for token in _tokens(one, keys)),
         authorizer=authorizer,
         no_authorizer=problem,

@@ -15,16 +15,14 @@ from google.protobuf.json_format import MessageToDict
 from tulle.cli.explain.world import World
 from tulle.istiod.authorization_pb import authorization
 from tulle.istiod.index.state import ServiceState
-from tulle.istiod.waypoint_config import names
-from tulle.istiod.waypoint_targets import authorizer_for, authorizer_views
-from tulle.security.envoy_rbac import Filters, Inputs, http_filters, tcp_filters
+from tulle.istiod.waypoint_targets import INPUTS, authorizer_for, authorizer_views
+from tulle.security.envoy_rbac import Filters, http_filters, tcp_filters
 from tulle.security.model import Action, AuthorizationPolicy, PeerAuthentication
 from tulle.security.policies import How
 from tulle.security.reduction import Place, reduce_policy
 from tulle.security.views import WorkloadView
 
 TARGETS = ("ztunnel", "waypoint")
-_INPUTS = Inputs(principal_key=names.PEER_PRINCIPAL)
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,8 @@ def _filters(world: World, target: str, found: tuple[AuthorizationPolicy, ...]) 
     return {
         "target": target,
         "policies": [policy.meta.key for policy in found],
-        "http": _named(http_filters(found, world.settings, _INPUTS)),
-        "tcp": _named(tcp_filters(found, world.settings, _INPUTS)),
+        "http": _named(http_filters(found, world.settings, INPUTS)),
+        "tcp": _named(tcp_filters(found, world.settings, INPUTS)),
     }
 
 
