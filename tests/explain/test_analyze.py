@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -180,6 +181,18 @@ def test_every_profile_key_in_use_is_told() -> None:
     assert "TUL0007" not in codes(*texts)
     assert "TUL0002" not in codes(*texts, profile="lesson"), "lifted, so it denies nobody by mistake"
     assert "TUL0001" not in codes(*texts, profile="lesson")
+
+
+@pytest.mark.parametrize(
+    ("rules", "begins"),
+    [
+        ([L7], "This DENY denies nothing"),
+        ([L7, rule(principals=[TEST])], "A part of this DENY denies nothing"),
+    ],
+)
+def test_a_deny_of_which_ztunnel_enforces_a_part(rules: list[dict[str, Any]], begins: str) -> None:
+    found = analyze(selecting("a", *rules, action="DENY"))
+    assert [one.text.startswith(begins) for one in found if one.code == "TUL0003"] == [True]
 
 
 def test_messages_that_everything_denies_are_errors() -> None:

@@ -31,6 +31,13 @@ DENY = {**APP, "action": "DENY", "rules": [{"to": [{"operation": {"methods": ["D
         ({"rules": [{"to": GET}, {}]}, UPSTREAM, True, "UnsupportedValue", ["omitted", "more restrictive"]),
         (DENY, UPSTREAM, True, "UnsupportedValue", ["found: methods, paths", "This policy has no effect"]),
         (
+            {"action": "DENY", "rules": [*DENY["rules"], {"from": [{"source": {"namespaces": ["test"]}}]}]},
+            UPSTREAM,
+            True,
+            "UnsupportedValue",
+            ["found: methods, paths", "Rules with nothing else in a clause have no effect"],
+        ),
+        (
             {"action": "DENY", "rules": [{"to": [{"operation": {"methods": ["GET"], "ports": ["80"]}}]}]},
             UPSTREAM,
             True,

@@ -64,6 +64,13 @@ def uses_http(policy: AuthorizationPolicy) -> bool:
     return any(not term.ztunnel for rule in policy.rules for term in terms(rule))
 
 
+def never_matches(policy: AuthorizationPolicy) -> bool:
+    """Whether no rule of what ztunnel gets of the policy can match. One rule that is lost does not make the others so."""
+    reduced = reduce_policy(policy, Place.ZTUNNEL).policy
+    rules = () if reduced is None else reduced.rules
+    return not any(all(any(entry.terms for entry in group.entries) for group in groups(rule)) for rule in rules)
+
+
 @lru_cache(maxsize=8192)
 def reduce_policy(policy: AuthorizationPolicy, place: Place) -> Reduction:
     """Reduce a policy to what ``place`` can enforce. AUDIT is dropped; CUSTOM too, but at TCP its rules are kept."""

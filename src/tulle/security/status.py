@@ -14,7 +14,7 @@ from .fallback import closed_for_ztunnel
 from .lifting import qualify
 from .mesh import MeshSettings
 from .model import Action, AuthorizationPolicy, TargetRef
-from .reduction import Effect, Place, reduce_policy
+from .reduction import Effect, Place, never_matches, reduce_policy
 from .views import WaypointView
 
 ZTUNNEL_ACCEPTED = "ZtunnelAccepted"
@@ -128,8 +128,11 @@ def _effect(policy: AuthorizationPolicy, effects: set[Effect]) -> str:
             )
         return f"Rules with these attributes are omitted, which is more restrictive than written. {advice}"
     if Effect.NO_EFFECT in effects:
-        whole = effects == {Effect.NO_EFFECT}
-        subject = "This policy has no effect" if whole else "Rules with nothing else in a clause have no effect"
+        subject = (
+            "This policy has no effect"
+            if never_matches(policy)
+            else "Rules with nothing else in a clause have no effect"
+        )
         return f"{subject} at ztunnel. {advice}"
     return f"The policy is enforced without them, which is more restrictive than written. {advice}"
 

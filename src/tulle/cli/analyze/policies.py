@@ -12,7 +12,7 @@ from tulle.security.evaluation import ZTUNNEL_DIALECT, CompiledPolicy, Facts
 from tulle.security.identity import Identity
 from tulle.security.model import Action, AuthorizationPolicy, labels_match
 from tulle.security.policies import Applied, How
-from tulle.security.reduction import Effect, Place, reduce_policy, uses_http
+from tulle.security.reduction import Effect, Place, never_matches, reduce_policy, uses_http
 from tulle.security.terms import Attribute, Term, terms
 
 
@@ -66,7 +66,8 @@ def layer7_at_ztunnel(world: World) -> Iterator[Message]:
             continue
         toothless = policy.action is Action.DENY and any(one.effect is Effect.NO_EFFECT for one in reduction.dropped)
         if toothless and How.ZTUNNEL_CLOSED not in reached.get(policy.meta.key, ()):
-            text = f"This DENY denies nothing: ztunnel cannot test {fields}. Attach it to a waypoint by targetRefs"
+            subject = "This DENY" if never_matches(policy) else "A part of this DENY"
+            text = f"{subject} denies nothing: ztunnel cannot test {fields}. Attach it to a waypoint by targetRefs"
             yield Message("TUL0003", key_of(policy), text)
 
 

@@ -17,7 +17,7 @@ from tulle.istiod.index.waypoints import Reason, Waypoint
 from tulle.security.attachment import GATEWAY_GROUP, WAYPOINT_CLASS
 from tulle.security.model import Action, AuthorizationPolicy
 from tulle.security.policies import Applied, How
-from tulle.security.reduction import Effect, Place, reduce_policy, uses_http
+from tulle.security.reduction import Effect, Place, never_matches, reduce_policy, uses_http
 from tulle.security.terms import Attribute, terms
 
 
@@ -44,7 +44,8 @@ def _layer7_deny(world: World, evaluation: Evaluation, item: Applied, fields: st
         text = f"{item.policy.meta} uses {fields}: until a waypoint is ready, ztunnel denies without them, which is more than written"
         yield note("l7-deny-closed", text)
     elif Effect.NO_EFFECT in effects:
-        text = f"{item.policy.meta} is a DENY by {fields}, which ztunnel cannot see: it denies nothing"
+        subject = "it" if never_matches(item.policy) else "that part of it"
+        text = f"{item.policy.meta} is a DENY by {fields}, which ztunnel cannot see: {subject} denies nothing"
         fix = next(repairs.to_waypoint(world, evaluation, item.policy), None)
         yield Finding("l7-deny-no-op", text, fix=fix and _completed(world, item.policy, evaluation, fix))
     else:
