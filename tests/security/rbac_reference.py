@@ -117,7 +117,8 @@ def from_re2(regex: str) -> str:
 
 
 def _header(value: Json, seen: Seen) -> bool:
-    return any(name.lower() == value["name"] and _string(value["string_match"], text) for name, text in seen.headers)
+    wanted = ":authority" if value["name"] == "host" else value["name"]
+    return any(name.lower() == wanted and _string(value["string_match"], text) for name, text in seen.headers)
 
 
 def _cidr(prefix: Json, text: str) -> bool:

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tulle.security.decision import decide
+from tulle.security.decision import allows, decide
 from tulle.security.envoy_rbac import HTTP_TYPE, Filters, Inputs, http_filters, http_normalization, tcp_filters
 from tulle.security.mesh import MeshSettings
 from tulle.security.model import AuthorizationPolicy
@@ -225,3 +225,23 @@ def test_a_byte_that_is_no_utf8_hides_nothing(value: str, sent: str) -> None:
     request = world.request("test/default", via=world.WAYPOINT, call=world.http("GET /", {"x-team": sent}))
     assert not decide(policies, request).allowed
     assert not rbac_allows(policies, request)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        (":authority", "helloworld:5000", True),
+        ("Host", "helloworld:*", True),
+        (":authority", "other", False),
+        (":method", "GET", True),
+        (":method", "POST", False),
+    ],
+)
+def test_headers_that_are_no_headers_of_their_own(name: str, value: str, allowed: bool) -> None:
+    gateway = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}
+    when = [{"key": f"request.headers[{name}]", "values": [value]}]
+    policies = PolicySet(MeshSettings(), [world.policy({"rules": [{"when": when}], "targetRefs": [gateway]})])
+    request = world.request("test/default", via=world.WAYPOINT, call=world.http("GET /"))
+    assert rbac_allows(policies, request) is allowed
+    assert decide(policies, request).allowed is allowed
+    assert allows(policies, request) is allowed

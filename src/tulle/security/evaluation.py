@@ -288,7 +288,12 @@ def _remote_ip(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _headers(facts: Facts, argument: tuple[str, ...]) -> tuple[str, ...]:
-    """Every value of a header on its own, never joined (CVE-2026-26308)."""
+    """Every value of a header on its own, never joined (CVE-2026-26308). Envoy has the authority and the method as headers too,
+    and knows Host only as the authority."""
+    if argument[0] in (":authority", "host"):
+        return (facts.host,) if facts.host else ()
+    if argument[0] == ":method":
+        return (facts.method,) if facts.method else ()
     return tuple(value for name, value in facts.headers if name.lower() == argument[0])
 
 
