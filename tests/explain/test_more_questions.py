@@ -180,6 +180,13 @@ def test_claims_that_hold_a_list_in_a_string(claim: str, held: object, code: str
     assert ask(world, token=given, now=10.0).sees.code == code
 
 
+def test_an_ipv6_address_is_in_brackets_in_the_authority() -> None:
+    service = BASE.split("---\n")[5].replace("spec:\n", "spec:\n  clusterIP: fd00::30\n  clusterIPs: [fd00::30]\n")
+    operation = {"operation": {"hosts": ["[fd00::30]:5000"]}}
+    deny = policy("by-address", {"targetRefs": TARGET, "action": "DENY", "rules": [{"to": [operation]}]})
+    assert ask(scene(ENROLLED, service, deny), url="http://[fd00::30]:5000/").sees.code == "403"
+
+
 def test_token_without_request_authentication_counts_for_nothing() -> None:
     report = ask(scene(ENROLLED), token=token(iss="a", sub="b"))
     assert any("counts for nothing" in one for one in report.assumptions)

@@ -157,7 +157,8 @@ def _leg(
 
 def _http(target: Target, ask: Ask, claims: Mapping[str, Any] | None) -> HttpRequest:
     given = next((value for name, value in ask.headers if name.lower() == "host"), "")
-    host = given or (target.host if target.port == 80 else f"{target.host}:{target.port}")
+    name = f"[{target.host}]" if ":" in target.host else target.host
+    host = given or (name if target.port == 80 else f"{name}:{target.port}")
     headers = tuple((name, value) for name, value in ask.headers if name.lower() != "host")
     return HttpRequest(ask.method, target.path, host, headers, claims, _forwarded(headers))
 
