@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.node.pods import FACTS, pod
+from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.pods import atomic, env, projected
 from tulle.cluster.node.pods.atomic import File
 from tulle.cluster.node.pods.env import ConfigError, Service, ServicePort, Sources
 from tulle.cluster.node.pods.files import hosts, resolv_conf
 from tulle.cluster.node.pods.projected import Material, VolumeError
 from tulle.cluster.node.pods.spec import Container, Volume
-from tulle.cluster.node.pods.volumes import Prepared, mounts
+from tulle.cluster.node.pods.volumes import Prepared, Volumes, mounts
 
 OBJECTS = {
     ("ConfigMap", "cm"): {"data": {"a": "1", "b": "2"}, "binaryData": {"bin": base64.b64encode(b"\0").decode()}},
@@ -179,6 +180,22 @@ def test_sub_paths_stay_inside(tmp_path: Path) -> None:
     for path in ("out", "../x", "/etc"):
         with pytest.raises(VolumeError, match="subPath"):
             mounts(mount, prepared, {"/m": path})
+
+
+class Objects:
+    """The objects above, for whoever asks."""
+
+    async def get(self, _uid: str, kind: str, _namespace: str, name: str) -> object:
+        return OBJECTS.get((kind, name))
+
+
+async def test_a_container_cannot_write_where_the_node_writes(tmp_path: Path) -> None:
+    volumes = Volumes(NodePaths(tmp_path, "n1"), Objects())  # type: ignore[arg-type]
+    own = [{"name": "v", "configMap": {"name": "cm"}}, {"name": "w", "emptyDir": {}}]
+    prepared = await volumes.prepare(pod(volumes=own), FACTS)
+    mount = container(volumeMounts=[{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w"}]).volume_mounts
+    assert [m.read_only for m in mounts(mount, prepared, {})] == [True, False]
+    assert mounts(mount, prepared, {"/v": "a"})[0].read_only
 
 
 def test_an_unknown_volume_is_named() -> None:

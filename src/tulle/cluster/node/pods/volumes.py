@@ -27,10 +27,14 @@ _PROPAGATION = {"None": "rprivate", "": "rprivate", "HostToContainer": "rslave",
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where a pod's volumes are, by name; `refresh_at` is when a token has to be replaced (clock time), if any."""
+    """Where a pod's volumes are, by name; `refresh_at` is when a token has to be replaced (clock time), if any.
+
+    `read_only` names those that the node writes to itself.
+    """
 
     paths: Mapping[str, Path]
     refresh_at: float | None
+    read_only: frozenset[str] = frozenset()
 
 
 class Volumes:
@@ -51,14 +55,14 @@ class Volumes:
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{volume.name}" : {error}') from error
             except ApiError as error:
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{volume.name}" : {error.message}') from error
-        return Prepared(found, min(refresh, default=None))
+        return Prepared(found, min(refresh, default=None), frozenset(v.name for v in pod.spec.volumes if _is_files(v)))
 
     async def _prepare(self, pod: Pod, volume: Volume, facts: PodFacts, refresh: list[float]) -> Path:
         if volume.empty_dir is not None:
             return self._empty_dir(pod, volume.name, volume.empty_dir)
         if volume.host_path is not None:
             return self._host_path(volume.host_path)
-        if any(s is not None for s in (volume.config_map, volume.secret, volume.downward_api, volume.projected)):
+        if _is_files(volume):
             return await self._files(pod, volume, facts, refresh)
         raise VolumeError(
             "its type is not supported on this node; supported are emptyDir, hostPath, configMap, secret, downwardAPI and projected"
@@ -156,8 +160,16 @@ def mounts(container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_pa
         sub_path = sub_paths.get(mount.mount_path, "")
         source = _inside(base, sub_path) if sub_path else base
         propagation = _PROPAGATION[mount.mount_propagation]
-        found.append(Mount(str(source), mount.mount_path, read_only=mount.read_only, propagation=propagation))
+        # Whatever the mount says, as in Kubernetes: the next update is made by root of the machine, outside of the container,
+        # and follows the links that it finds.
+        read_only = mount.read_only or mount.name in prepared.read_only
+        found.append(Mount(str(source), mount.mount_path, read_only=read_only, propagation=propagation))
     return found
+
+
+def _is_files(volume: Volume) -> bool:
+    """Whether the node makes the volume's files, and keeps them up to date."""
+    return any(s is not None for s in (volume.config_map, volume.secret, volume.downward_api, volume.projected))
 
 
 def _inside(base: Path, sub_path: str) -> Path:
