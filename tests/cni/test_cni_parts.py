@@ -1,5 +1,6 @@
 """Rules, cgroup shapes, the plugin's protocol, its installation, and settings: the parts that need no kernel."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -7,18 +8,24 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from network import objects as o
+from network.fake_api import FakeApi
 
-from tulle.cni.enrolment import Redirection
+from tulle.cni.agent import Agent
+from tulle.cni.enrolment import DATAPLANE_MODE, Redirection
 from tulle.cni.install import InstallError, chained, entry, install, program
 from tulle.cni.netns import PodNetns, find, uid_pattern
 from tulle.cni.plugin_api import AddRequest, BadRequestError, parse
 from tulle.cni.probes import host_ruleset
 from tulle.cni.rules import pod_ruleset
 from tulle.cni.settings import Settings, SettingsError, from_environment
+from tulle.kube.objects import Namespace, Pod, PodSpec, PodStatus
 
 UID = "0f7c1c7e-9d3e-4f4e-8a51-3d0f6a6b7c8d"
 FLAT = UID.replace("-", "_")
@@ -126,6 +133,51 @@ def settings(root: Path) -> Settings:
         "HOST_CNI_AGENT_RUN_DIR": "/run",
     }
     return from_environment(environment)
+
+
+class CapturedByThePlugin:
+    """The agent's members: one, and what is done to it."""
+
+    def __init__(self, pod: Pod) -> None:
+        self._member = SimpleNamespace(pod=SimpleNamespace(uid=pod.metadata.uid), netns=object(), workload=None)
+        self.done: asyncio.Queue[str] = asyncio.Queue()
+
+    def get(self, _uid: str) -> object:
+        return self._member
+
+    def of_pod(self, _namespace: str, _name: str) -> list[object]:
+        return [self._member]
+
+    def accepted(self, _member: object) -> bool:
+        return False
+
+    async def capture(self, *_: object) -> object:
+        self.done.put_nowait("captured")
+        return self._member
+
+    async def release(self, _member: object) -> None:
+        self.done.put_nowait("released")
+
+
+@pytest.mark.parametrize(("now", "done"), [("ambient", "captured"), ("none", "released")])
+async def test_a_watch_that_is_behind_lets_no_captured_pod_go(tmp_path: Path, now: str, done: str) -> None:
+    api: Any = FakeApi()
+    api.put("namespaces", Namespace(metadata=o.meta("", "shop")))
+    pod = Pod(metadata=o.meta("shop", "a"), spec=PodSpec(node_name="n1"), status=PodStatus(pod_ip="10.244.0.2"))
+    members: Any = CapturedByThePlugin(pod)
+    zds: Any = SimpleNamespace(connected=0, on_verdict=lambda _: None)
+    agent = Agent(settings(tmp_path), api, zds, members)
+    running = asyncio.create_task(agent.run())
+    try:
+        async with asyncio.timeout(10):
+            await agent.settled.wait()
+            # The server has a label of which the watch has not told yet.
+            api.objects["namespaces"]["", "shop"] = Namespace(metadata=o.meta("", "shop", **{DATAPLANE_MODE: now}))
+            api.put("pods", pod)
+            assert await members.done.get() == done
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 def test_install_appends_once_and_repairs(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ class Agent:
     async def _bring(self, pod: Pod) -> float | None:
         member = self._members.get(pod.metadata.uid)
         namespace = self._namespaces.store.get(("", pod.metadata.namespace))
-        if not self._decide(pod, namespace).captured:
+        captured = self._decide(pod, namespace).captured or (member is not None and await self._wanted_now(pod))
+        if not captured:
             return await self._release(pod, member)
         if not pod.status.pod_ip:
             return None  # it starts: the CNI plugin captures it, and its address will wake us
@@ -166,6 +167,18 @@ class Agent:
         labels = namespace.metadata.labels if namespace is not None else {}
         facts = PodFacts(meta.namespace, meta.labels, meta.annotations, pod.spec.host_network)
         return enrolment(facts, labels, self._settings.excluded_namespaces)
+
+    async def _wanted_now(self, pod: Pod) -> bool:
+        """Whether a captured pod is to stay so. Raises ApiError.
+
+        The CNI plugin's way in saw pod and namespace as the server has them, and either informer may be behind that:
+        letting the pod go by what it has would let it run uncaptured until it is up to date.
+        """
+        meta = pod.metadata
+        now, namespace = await asyncio.gather(
+            self._client.get(PODS, meta.name, meta.namespace), self._client.get(NAMESPACES, meta.namespace)
+        )
+        return self._decide(now, namespace).captured
 
     async def _annotate(self, pod: Pod, value: str | None) -> None:
         """Write the result, if it differs, on exactly this pod: the uid is a precondition (section A2)."""
