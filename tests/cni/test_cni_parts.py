@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from network import objects as o
 from network.fake_api import FakeApi
 
+from tulle.cluster.node.network.namespaces import pod_processes
 from tulle.cni.agent import Agent
 from tulle.cni.enrolment import DATAPLANE_MODE, Redirection
 from tulle.cni.install import InstallError, chained, entry, install, program
@@ -62,6 +63,21 @@ def test_processes_that_share_the_agents_namespace_are_not_a_pods(tmp_path: Path
     (tmp_path / "18").mkdir()
     (tmp_path / "self").mkdir()
     assert find(tmp_path, UID) is None
+
+
+def test_a_pods_namespace_is_that_of_its_oldest_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pid, began in ((17, 2000), (18, 1000), (19, 3000)):
+        process = tmp_path / str(pid)
+        (process / "ns").mkdir(parents=True)
+        (process / "cgroup").write_text(f"0::/kubepods/pod{UID}/abc\n")
+        (process / "stat").write_text(f"{pid} (a ) b) S {' '.join(['0'] * 18)} {began} 0\n")
+        (process / "ns/net").touch()
+    monkeypatch.setattr(PodNetns, "adopt", lambda fd: PodNetns(fd, os.fstat(fd).st_ino))
+    found = find(tmp_path, UID)
+    assert found is not None
+    found.close()
+    assert found.inode == (tmp_path / "18/ns/net").stat().st_ino
+    assert [p.name for p in pod_processes(UID, tmp_path)] == ["18", "17", "19"]
 
 
 def test_only_network_namespaces_are_adopted() -> None:

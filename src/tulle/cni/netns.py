@@ -4,7 +4,8 @@ The agent's own threads never leave the host's namespace. A namespace is held as
 reachable whatever happens to paths, and which is also what ztunnel is handed. cgroup paths are matched by the pod's
 uid alone, because their shape differs: ``/kubepods/pod<uid>/…``, ``/kubepods.slice/kubepods-burstable.slice/kubepods-
 burstable-pod<uid with underscores>.slice/…``, with or without prefixes of the reader's own cgroup namespace
-(``/../..``).
+(``/../..``). A pod's process can make itself a namespace of its own (with a user namespace it needs no right for that);
+the pod's is that of its oldest process, which was there before any that the pod has a say in.
 """
 
 import asyncio
@@ -78,6 +79,7 @@ def uid_pattern(uid: str) -> re.Pattern[str]:
 
 def _processes(proc: Path, uid: str) -> Iterator[Path]:
     wanted = uid_pattern(uid)
+    found = []
     for entry in proc.iterdir():
         if not entry.name.isdigit():
             continue
@@ -86,7 +88,16 @@ def _processes(proc: Path, uid: str) -> Iterator[Path]:
         except OSError:
             continue  # ended meanwhile
         if wanted.search(cgroups):
-            yield entry
+            found.append(entry)
+    yield from sorted(found, key=_began)
+
+
+def _began(process: Path) -> int:
+    """When it began, in clock ticks since boot: pids go round, so a lower one is not an older one. 0 if it has ended."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
 
 
 def _routes(ip: str) -> str:

@@ -68,7 +68,9 @@ def _drop(path: Path) -> None:
 
 
 def pod_processes(uid: str, proc: Path = Path("/proc")) -> list[Path]:
-    """``/proc/<pid>`` of every process in the pod's cgroup."""
+    """``/proc/<pid>`` of every process in the pod's cgroup, the oldest first: a younger one may have made itself a
+    network namespace that is not the pod's.
+    """
     wanted = re.compile(rf"/pod{re.escape(uid)}(/|$)", re.MULTILINE)
     found = []
     for entry in proc.iterdir():
@@ -79,7 +81,15 @@ def pod_processes(uid: str, proc: Path = Path("/proc")) -> list[Path]:
                 continue  # ended meanwhile
             if wanted.search(cgroups):
                 found.append(entry)
-    return found
+    return sorted(found, key=_began)
+
+
+def _began(process: Path) -> int:
+    """Clock ticks since boot, because pids go round; 0 if it has ended."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
 
 
 def socket_in(netns: Path, kind: socket.SocketKind) -> socket.socket:
