@@ -1,7 +1,10 @@
 """Wire formats: the shim's socket, remote command channels, SPDY."""
 
+import asyncio
+import socket
 import struct
 import zlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from tulle.cluster.node.runtime.records import Exit, Record, Status, status
 from tulle.cluster.node.runtime.shim import protocol
+from tulle.cluster.node.runtime.shim.client import ShimClient, ShimError
 from tulle.cluster.node.server import channels, spdy
 
 
@@ -36,6 +40,23 @@ def test_messages_survive_the_wire(ended: Exit | None) -> None:
     assert protocol.parse_message(protocol.answer_line(answer)) == answer
     request = protocol.Request(id=1, op="attach", cid="c1", stdin=True)
     assert protocol.parse_request(protocol.request_line(request)) == request
+
+
+async def test_a_shim_that_dies_with_a_request_unread_is_lost(tmp_path: Path) -> None:
+    lost = asyncio.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "shim.sock"))
+        listener.listen()
+        client = ShimClient(tmp_path / "shim.sock", lambda _: None, lost.set)
+        asked = asyncio.create_task(client.connect())
+        connection, _ = await asyncio.to_thread(listener.accept)
+        await asyncio.to_thread(connection.recv, 1, socket.MSG_PEEK)
+        connection.close()
+        async with asyncio.timeout(10):
+            with pytest.raises(ShimError, match="the container shim ended"):
+                await asked
+            await lost.wait()
+    await client.close()
 
 
 def test_the_last_message_says_how_the_command_ended() -> None:

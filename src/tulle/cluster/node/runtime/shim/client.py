@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -71,14 +72,16 @@ class ShimClient:
             self._writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            message = protocol.parse_message(line)
-            if isinstance(message, Event):
-                self._on_event(message.status)
-                continue
-            waiting = self._pending.pop(message.id, None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(message)
+        # A shim that dies with requests unread resets the connection, and writing to a dead one breaks it.
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                message = protocol.parse_message(line)
+                if isinstance(message, Event):
+                    self._on_event(message.status)
+                    continue
+                waiting = self._pending.pop(message.id, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
         self._fail_pending()
         self._on_lost()
 
