@@ -198,6 +198,16 @@ async def test_a_container_cannot_write_where_the_node_writes(tmp_path: Path) ->
     assert mounts(mount, prepared, {"/v": "a"})[0].read_only
 
 
+async def test_what_a_pod_made_of_its_empty_dir_stays(tmp_path: Path) -> None:
+    volumes = Volumes(NodePaths(tmp_path, "n1"), Objects())  # type: ignore[arg-type]
+    owner = pod(volumes=[{"name": "v", "emptyDir": {}}])
+    directory = (await volumes.prepare(owner, FACTS)).paths["v"]
+    assert directory.stat().st_mode & 0o7777 == 0o777
+    directory.chmod(0o700)
+    await volumes.prepare(owner, FACTS)
+    assert directory.stat().st_mode & 0o7777 == 0o700
+
+
 def test_an_unknown_volume_is_named() -> None:
     mount = container(volumeMounts=[{"name": "gone", "mountPath": "/m"}]).volume_mounts
     with pytest.raises(VolumeError, match='names volume "gone"'):

@@ -98,12 +98,15 @@ class Volumes:
 
     def _empty_dir(self, pod: Pod, name: str, source: EmptyDirSource) -> Path:
         directory = self._paths.pod(pod.metadata.uid) / "volumes" / name
+        in_memory = source.medium == "Memory"
+        if source.medium not in {"", "Memory"}:
+            raise VolumeError(f"emptyDir.medium {source.medium!r} is not supported; accepted are '' and 'Memory'")
+        if os.path.ismount(directory) if in_memory else directory.exists():
+            return directory  # its owner and mode are the pod's to change: a database refuses one that is open to all
         directory.mkdir(parents=True, exist_ok=True)
-        if source.medium == "Memory" and not os.path.ismount(directory):
+        if in_memory:
             size = f",size={quantity.rounded_up(source.size_limit)}" if source.size_limit is not None else ""
             linux.mount("tmpfs", str(directory), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=0777{size}")
-        elif source.medium not in {"", "Memory"}:
-            raise VolumeError(f"emptyDir.medium {source.medium!r} is not supported; accepted are '' and 'Memory'")
         group = pod.spec.security_context.fs_group
         if group is not None:
             os.chown(directory, -1, group)
