@@ -1,5 +1,7 @@
 """What is reported of a pod."""
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +10,9 @@ from tests.node.pods import exited, pod, running
 from tulle.cluster.node.pods import status
 from tulle.cluster.node.pods.runs import ContainerRuns, Waiting
 from tulle.cluster.node.pods.status import PodState
+from tulle.cluster.node.pods.worker import PodWorker
+from tulle.cluster.node.runtime.records import Exit, Record, Status
+from tulle.cluster.node.seams import NetworkError
 
 NOW = 1_700_000_000.0
 
@@ -105,3 +110,40 @@ def test_others_conditions_stay_and_gates_count() -> None:
 )
 def test_quality_of_service(resources: dict[str, Any], qos: str) -> None:
     assert status.qos_class(pod({"name": "c", "resources": resources})) == qos
+
+
+class NodeWithoutAddresses:
+    """A node's process that has just started and cannot give a pod anything; what is asked of it."""
+
+    name, ip = "n1", "169.254.77.2"
+
+    def __init__(self, told: asyncio.Queue[str]) -> None:
+        self._told = told
+        self.runtime = SimpleNamespace(statuses={})
+        self.client = self.network = self
+        self.volumes = SimpleNamespace(remove=lambda _uid: None)
+
+    def event(self, *_: object) -> None: ...
+
+    async def attach(self, *_: object) -> None:
+        raise NetworkError("all addresses are in use")
+
+    async def detach(self, _ref: object) -> None:
+        self._told.put_nowait("given back")
+
+    async def patch(self, _res: object, _name: str, body: dict[str, Any], *_: object, **__: object) -> None:
+        self._told.put_nowait(body["status"]["phase"])
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+async def test_a_pod_that_is_over_stays_so_for_the_nodes_next_process(phase: str) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    ended = Status(Record("cid", "container", "u1", "ns", "p", "c", 0), "exited", exit=Exit(0, 200.0))
+    over = pod(restartPolicy="Never", status={"phase": phase, "startTime": "2023-11-14T22:13:20Z"})
+    node: Any = NodeWithoutAddresses(told)
+    working = asyncio.create_task(PodWorker(node, over, [ended]).run())
+    async with asyncio.timeout(10):
+        assert await told.get() == "given back"
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    assert told.empty()

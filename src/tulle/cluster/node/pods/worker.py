@@ -50,7 +50,9 @@ class PodWorker:
         self._publisher = Publisher(node)
         self._volumes: Prepared | None = None
         self._volumes_stale = False
-        self._outcome: Outcome = ""
+        # A pod that is over stays so, also when this process is a new one, and nothing of its status is written again.
+        self._over = pod.status.get("phase") in {"Succeeded", "Failed"}
+        self._outcome: Outcome = pod.status["phase"] if self._over else ""
         self._reason = self._message = ""
         self._initialized = self._released = self._finished = False
         self._deadline: Deadline | None = None
@@ -208,7 +210,8 @@ class PodWorker:
 
     async def _release(self) -> None:
         """The pod is over but still there: give back its sandbox and volumes, keep what its logs need."""
-        await release(self._node, self.pod, self.sandbox.cid if self.sandbox is not None else "")
+        left = self._old_sandbox.record.cid if self._old_sandbox is not None else ""
+        await release(self._node, self.pod, self.sandbox.cid if self.sandbox is not None else left)
         self._released = True
 
     async def _terminate(self) -> None:
@@ -233,7 +236,7 @@ class PodWorker:
     # Reporting
 
     async def _publish(self) -> bool:
-        if self.gone:
+        if self.gone or self._over:
             return True
         state = PodState(
             runs=self.runs,
