@@ -60,6 +60,16 @@ def test_rotation_keeps_a_limited_number_of_files(tmp_path: Path) -> None:
     assert read(tmp_path / "0.log").endswith(b"line 49\n")
 
 
+@pytest.mark.parametrize("tail", [None, 5])
+def test_what_is_written_meanwhile_is_left_to_those_who_follow(tmp_path: Path, tail: int | None) -> None:
+    log = LogFile(tmp_path / "0.log")
+    log.write("stdout", b"one\n")
+    lines, end = logreader.history(tmp_path / "0.log", LogOptions(tail=tail))
+    log.write("stdout", b"two\n")
+    assert b"".join(lines) == b"one\n"
+    assert b"two" in (tmp_path / "0.log").read_bytes()[end:]
+
+
 def test_streams_do_not_mix_their_lines(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "0.log")
     log.write("stdout", b"out ")

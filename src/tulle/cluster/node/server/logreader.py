@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,24 +52,28 @@ def files(path: Path) -> list[Path]:
 def history(path: Path, options: LogOptions) -> tuple[Iterator[bytes], int]:
     """The lines that are there, as the client gets them, and the offset in the current file where they end."""
     end = path.stat().st_size
-    lines = _tail(path, options.tail) if options.tail is not None else _all(path)
+    lines = _tail(path, options.tail, end) if options.tail is not None else _all(path, end)
     return (text for line in lines if (text := render(line, options))), end
 
 
-def _all(path: Path) -> Iterator[bytes]:
+def _all(path: Path, end: int) -> Iterator[bytes]:
+    """All lines; of the current file up to `end` only, for what is written meanwhile comes to those who follow it."""
     for file in files(path):
+        left = end if file == path else file.stat().st_size
         with file.open("rb") as opened:
-            yield from opened
+            while left > 0 and (line := opened.readline(left)):
+                left -= len(line)
+                yield line
 
 
-def _tail(path: Path, count: int) -> Iterator[bytes]:
+def _tail(path: Path, count: int, end: int) -> Iterator[bytes]:
     """The last `count` lines, pieces of a line counted together; read from the end, so a long log costs nothing."""
     if count == 0:
         return iter(())
     found: list[bytes] = []
     whole = 0
     for file in reversed(files(path)):
-        for line in _backwards(file):
+        for line in _backwards(file, end if file == path else file.stat().st_size):
             if _whole(line):
                 if whole == count:
                     return iter(reversed(found))
@@ -85,9 +88,8 @@ def _whole(line: bytes) -> bool:
     return line.split(b" ", 3)[2:3] == [b"F"]
 
 
-def _backwards(file: Path) -> Iterator[bytes]:
+def _backwards(file: Path, position: int) -> Iterator[bytes]:
     with file.open("rb") as opened:
-        position = opened.seek(0, os.SEEK_END)
         rest = b""
         while position > 0:
             size = min(CHUNK, position)
