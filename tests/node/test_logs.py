@@ -51,6 +51,13 @@ def test_the_tail_is_the_tail(
     assert read(path, LogOptions(tail=count)).decode().split() == expected
 
 
+def test_a_carriage_return_ends_no_line(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "0.log")
+    log.write("stdout", b"10% of it\r90% of it\rall of it done\n")
+    log.close()
+    assert read(tmp_path / "0.log", LogOptions(tail=1)) == b"10% of it\r90% of it\rall of it done\n"
+
+
 def test_rotation_keeps_a_limited_number_of_files(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "0.log", max_file=200, max_files=3)
     for number in range(50):

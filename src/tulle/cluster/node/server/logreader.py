@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 
 CHUNK = 64 * 1024
@@ -96,7 +97,7 @@ def _backwards(file: Path, position: int) -> Iterator[bytes]:
             position -= size
             opened.seek(position)
             block = opened.read(size) + rest
-            first, *lines = block.splitlines(keepends=True)
+            first, *lines = BytesIO(block)  # a carriage return is text, which `splitlines` would not have it be
             rest = first
             yield from reversed(lines)
         if rest:
