@@ -4,10 +4,14 @@ import asyncio
 import socket
 import struct
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import WSMsgType
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +19,7 @@ from tulle.cluster.node.runtime.records import Exit, Record, Status, status
 from tulle.cluster.node.runtime.shim import protocol
 from tulle.cluster.node.runtime.shim.client import ShimClient, ShimError
 from tulle.cluster.node.server import channels, spdy
+from tulle.cluster.node.server.tunnel import Tunnel
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.binary(max_size=50))), st.integers(1, 7))
@@ -139,3 +144,43 @@ def test_control_frames() -> None:
 def test_a_broken_peer_is_refused(data: bytes) -> None:
     with pytest.raises(spdy.SpdyError):
         list(spdy.Framer().receive(data))
+
+
+class ForwardingClient:
+    """kubectl's websocket: what it sends, and the frames that it gets."""
+
+    def __init__(self, *sent: bytes) -> None:
+        self._sent = [SimpleNamespace(type=WSMsgType.BINARY, data=data) for data in sent]
+        self._framer = spdy.Framer()
+        self.got: asyncio.Queue[spdy.Frame] = asyncio.Queue()
+
+    async def __aiter__(self) -> AsyncIterator[object]:
+        for message in self._sent:
+            yield message
+        await asyncio.Event().wait()
+
+    async def send_bytes(self, data: bytes) -> None:
+        for frame in self._framer.receive(data):
+            self.got.put_nowait(frame)
+
+    async def close(self) -> None: ...
+
+
+async def test_a_connection_that_the_pod_resets_ends_at_the_client_too() -> None:
+    client = Client()
+    asked = [client.syn_stream(n, {"streamtype": kind, "port": "80"}) for n, kind in ((1, "error"), (3, "data"))]
+    kubectl: Any = ForwardingClient(*asked)
+    ours, pods = socket.socketpair()
+    ours.setblocking(False)
+    ours.send(b"unread, so that closing the other end is a reset")
+    pods.close()
+
+    async def connect(_port: int) -> socket.socket:
+        return ours
+
+    running = asyncio.create_task(Tunnel(kubectl, connect).run())
+    async with asyncio.timeout(10):
+        while (frame := await kubectl.got.get()) != spdy.Control("RST_STREAM", 3, value=spdy.CANCEL):
+            assert isinstance(frame, spdy.Control) or frame.stream == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -217,8 +217,11 @@ class Tunnel:
                 writer.close()
         except ConnectError as error:
             await self._tell(connection, f"error forwarding port {connection.port} to pod: {error}")
-        except ConnectionError:
+        except OSError:
             log.debug("forwarded connection ended", port=connection.port)
+            with contextlib.suppress(ConnectionError):
+                # The client is told too: kubectl keeps its side open until the stream ends.
+                await self._socket.send_bytes(spdy.rst_stream(connection.stream, spdy.CANCEL))
         finally:
             await self._finish(connection)
 
