@@ -16,6 +16,8 @@ from tulle.cluster.apiserver.schema.validate import validate
 from tulle.cluster.apiserver.table.columns import ROWS
 from tulle.cluster.apiserver.table.pods import summarize
 
+from .conftest import Api
+
 
 def schema(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {"spec": {"type": "object", "properties": properties}}}
@@ -161,14 +163,34 @@ def definition(**version: Any) -> Any:
             "spec.versions[0].schema.openAPIV3Schema.properties[a].items",
         ),
         (
-            {"additionalPrinterColumns": [{"name": "a", "type": "x"}]},
+            {"additionalPrinterColumns": [{"name": "a", "type": "x", "jsonPath": ".a"}]},
             "spec.versions[0].additionalPrinterColumns[0].type",
         ),
+        (
+            {"additionalPrinterColumns": [{"name": "a", "type": "string"}]},
+            "spec.versions[0].additionalPrinterColumns[0].jsonPath",
+        ),
+        (
+            {"additionalPrinterColumns": [{"type": "string", "jsonPath": ".a"}]},
+            "spec.versions[0].additionalPrinterColumns[0].name",
+        ),
+        ({"selectableFields": [{}]}, "spec.versions[0].selectableFields[0].jsonPath"),
     ],
 )
 def test_definitions_that_are_not_acceptable(version: dict[str, Any], path: str) -> None:
     assert [error.path for error in validate_definition(definition(**version))] == [path]
     assert validate_definition(definition()) == []
+
+
+async def test_no_definition_stops_the_server(api: Api) -> None:
+    path, merge = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "application/merge-patch+json"
+    column = {"name": "A", "type": "string", "JSONPath": ".spec.a"}  # as v1beta1 wrote it
+    status, refused = await api.call("POST", path, definition(additionalPrinterColumns=[column]))
+    assert (status, refused["reason"]) == (422, "Invalid")
+    await api.ok("POST", path, definition())
+    said = {"status": {"conditions": [{"message": "neither a type nor a status"}]}}
+    await api.ok("PATCH", f"{path}/xs.e.com/status", said, headers={"Content-Type": merge})
+    await api.ok("POST", "/apis/e.com/v1/xs", {"metadata": {"name": "a"}})
 
 
 def container(name: str = "c", *, ready: bool = False, restarts: int = 0, **state: Any) -> Any:

@@ -87,14 +87,14 @@ def _conditions(definition: Object, problem: str) -> list[Object]:
             "the initial names have been accepted" if accepted else "not all names are accepted",
         ),
     ]
-    before = {c["type"]: c for c in _conditions_of(definition)}
+    before = {c.get("type"): c for c in _conditions_of(definition)}
     conditions = [c for kind, c in before.items() if kind not in ("NamesAccepted", "Established")]
     for kind, true, reason, message in wanted:
         status = "True" if true else "False"
         old = before.get(kind)
-        when = old["lastTransitionTime"] if old and old["status"] == status else now()
+        when = old.get("lastTransitionTime") if old and old.get("status") == status else None
         conditions.append(
-            {"lastTransitionTime": when, "message": message, "reason": reason, "status": status, "type": kind}
+            {"lastTransitionTime": when or now(), "message": message, "reason": reason, "status": status, "type": kind}
         )
     return conditions
 
@@ -120,7 +120,7 @@ class CustomKinds:
         store.listen(RESOURCE, self._changed)
 
     def _register(self, definition: Object) -> None:
-        said = [c["status"] for c in _conditions_of(definition) if c["type"] == "Established"]
+        said = [c.get("status") for c in _conditions_of(definition) if c.get("type") == "Established"]
         served = "True" in said if said else not self._names_problem(definition)
         self._registry.set_custom(definition["metadata"]["name"], kinds_of(definition) if served else ())
 

@@ -65,11 +65,21 @@ def _check_versions(versions: list[Object]) -> Iterator[FieldError]:
             yield required(f"{path}.schema.openAPIV3Schema", "schemas are required")
         else:
             yield from _check_schema(schema, f"{path}.schema.openAPIV3Schema", root=True)
-        for number, column in enumerate(version.get("additionalPrinterColumns") or ()):
-            if column.get("type") not in _COLUMN_TYPES:
-                yield not_supported(
-                    f"{path}.additionalPrinterColumns[{number}].type", column.get("type", ""), _COLUMN_TYPES
-                )
+        yield from _check_paths(version, path)
+
+
+def _check_paths(version: Object, path: str) -> Iterator[FieldError]:
+    """Columns and selectable fields."""
+    for number, column in enumerate(version.get("additionalPrinterColumns") or ()):
+        at = f"{path}.additionalPrinterColumns[{number}]"
+        if column.get("type") not in _COLUMN_TYPES:
+            yield not_supported(f"{at}.type", column.get("type", ""), _COLUMN_TYPES)
+        for field in ("name", "jsonPath"):
+            if not column.get(field):
+                yield required(f"{at}.{field}")
+    for number, selectable in enumerate(version.get("selectableFields") or ()):
+        if not selectable.get("jsonPath"):
+            yield required(f"{path}.selectableFields[{number}].jsonPath")
 
 
 def _check_schema(schema: Object, path: str, *, root: bool = False) -> Iterator[FieldError]:
