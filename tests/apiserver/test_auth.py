@@ -251,3 +251,26 @@ async def test_streams_and_applies_need_the_right_to_create(api: Api) -> None:
         await api.ok("POST", f"{namespace}/configmaps", {"metadata": {"name": "c"}})
         async with session.patch(path, data=body) as answer:
             assert (answer.status, (await answer.json())["data"]) == (200, {"a": "b"})
+
+
+async def allow(api: Api, namespace: str, *rules: dict[str, Any], cluster: bool = False) -> str:
+    """The token of a service account that holds these rules, in its namespace or everywhere."""
+    where = "" if cluster else f"namespaces/{namespace}/"
+    role, binding = ("ClusterRole", "clusterrolebindings") if cluster else ("Role", "rolebindings")
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/{where}"
+    await api.ok("POST", f"{rbac}{role.lower()}s", {"metadata": {"name": "held"}, "rules": list(rules)})
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+    bound = {"metadata": {"name": "held"}, "roleRef": {"kind": role, "name": "held"}, "subjects": [subject]}
+    await api.ok("POST", f"{rbac}{binding}", bound)
+    return await token_for(api, namespace)
+
+
+async def test_who_rules_one_namespace_has_no_way_to_another(api: Api) -> None:
+    own, other = await api.namespace("n"), await api.namespace("other")
+    token = await allow(api, "n", {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})
+    assert (await with_token(api, token, own))[0] == 200
+    assert (await with_token(api, token, other))[0] == 403
+    for method, path in (("GET", f"{own}/namespaces"), ("GET", f"{own}/namespaces/other")):
+        assert (await with_token(api, token, path, method))[0] == 404
+    assert (await with_token(api, token, f"{own}/namespaces/other", "DELETE"))[0] == 404
+    assert (await api.ok("GET", other))["status"]["phase"] == "Active"

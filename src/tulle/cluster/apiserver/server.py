@@ -137,7 +137,9 @@ class ApiServer:
             return self._document(request, info)
         self._authorize(user, info)
         kind = self.registry.find(info.group, info.version, info.resource)
-        if kind is None or (info.namespace and not kind.namespaced and kind.plural != "namespaces"):
+        # A namespace is authorised within itself; within another one, what is allowed there would do for it.
+        itself = info.resource == "namespaces" and not info.group and info.namespace == info.name
+        if kind is None or (info.namespace and not kind.namespaced and not itself):
             raise errors.no_such_path()
         return await self.dispatcher.handle(request, info, kind, options_of(request, user))
 
