@@ -274,3 +274,11 @@ async def test_who_rules_one_namespace_has_no_way_to_another(api: Api) -> None:
         assert (await with_token(api, token, path, method))[0] == 404
     assert (await with_token(api, token, f"{own}/namespaces/other", "DELETE"))[0] == 404
     assert (await api.ok("GET", other))["status"]["phase"] == "Active"
+
+
+async def test_a_right_to_one_name_is_no_right_to_create(api: Api) -> None:
+    path = f"{await api.namespace('n')}/secrets"
+    token = await allow(api, "n", {"verbs": ["*"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]})
+    assert (await with_token(api, token, path, "POST", {"metadata": {"name": "b"}}))[0] == 403
+    assert (await with_token(api, token, f"{path}/a", "POST", {"metadata": {"name": "b"}}))[0] == 405
+    assert (await api.call("GET", f"{path}/b"))[0] == 404

@@ -69,7 +69,8 @@ class Dispatcher:
                 raise errors.method_not_allowed(info.verb, kind.plural, kind.group)
             if info.subresource != "status":
                 return await self._subresources.handle(call)
-        elif info.verb not in kind.verbs or handler is None:
+        elif info.verb not in kind.verbs or handler is None or (info.verb == "create" and info.name):
+            # What is created is named by the body: a name in the path would be authorised instead of it.
             raise errors.method_not_allowed(info.verb, kind.plural, kind.group)
         if kind.namespaced and not info.namespace and info.verb not in ("list", "watch"):
             raise errors.bad_request(f"an empty namespace may not be set during {info.verb}")
