@@ -131,6 +131,16 @@ async def test_tokens_bound_to_a_pod_die_with_it(api: Api) -> None:
     ] == 422
 
 
+async def test_tokens_bound_to_a_node_die_with_it(api: Api) -> None:
+    await api.namespace("n")
+    made = await api.ok("POST", "/api/v1/nodes", {"metadata": {"name": "one"}})
+    bound = {"kind": "Node", "apiVersion": "v1", "name": "one", "uid": made["metadata"]["uid"]}
+    token = await token_for(api, "n", boundObjectRef=bound)
+    assert (await with_token(api, token, "/api"))[0] == 200
+    await api.ok("DELETE", "/api/v1/nodes/one")
+    assert (await with_token(api, token, "/api"))[0] == 401
+
+
 async def test_expired_and_foreign_tokens_are_unauthorized(api: Api) -> None:
     namespace = await api.namespace("n")
     account = await api.ok("GET", f"{namespace}/serviceaccounts/default")

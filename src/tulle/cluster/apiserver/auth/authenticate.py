@@ -69,7 +69,8 @@ class Authenticator:
             reference = bound.get(field)
             if not reference:
                 continue
-            if field != "node":
+            # A pod's token names its node for information only.
+            if field != "node" or not bound.get("pod"):
                 self._check_alive(Key(resource, scope, reference.get("name", "")), reference.get("uid", ""))
             extra[f"{_EXTRA}{field}-name"] = (reference.get("name", ""),)
             extra[f"{_EXTRA}{field}-uid"] = (reference.get("uid", ""),)
