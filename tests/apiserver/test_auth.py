@@ -180,6 +180,24 @@ async def test_nobody_grants_what_he_does_not_hold(api: Api) -> None:
     assert (await with_token(api, token, f"{namespace}/secrets"))[0] == 200
 
 
+async def test_a_label_that_has_a_role_gathered_grants_its_rules(api: Api) -> None:
+    await api.namespace("n")
+    token = await allow(
+        api,
+        "n",
+        {"verbs": ["get", "update"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"]},
+        cluster=True,
+    )
+    path = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+    role = await api.ok("GET", f"{path}/system:kube-controller-manager")
+    role["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] = "true"
+    status, refused = await with_token(api, token, f"{path}/{role['metadata']['name']}", "PUT", role)
+    assert (status, "not currently held" in refused["message"]) == (403, True)
+    held = await api.ok("GET", f"{path}/held")
+    held["metadata"]["labels"] = {"a": "b"}
+    assert (await with_token(api, token, f"{path}/held", "PUT", held))[0] == 200
+
+
 async def test_aggregated_roles_gather_by_label(api: Api) -> None:
     rbac = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
     await api.ok(

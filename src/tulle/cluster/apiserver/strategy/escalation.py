@@ -16,6 +16,7 @@ _EVERYTHING = [
     {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
     {"verbs": ["*"], "nonResourceURLs": ["*"]},
 ]
+_OF_COLLECTOR = ("finalizers", "ownerReferences", "managedFields", "resourceVersion")
 _ROLE_KINDS = ("Role", "ClusterRole")
 _BINDING_KINDS = ("RoleBinding", "ClusterRoleBinding")
 
@@ -27,7 +28,7 @@ def check(rbac: Rbac, kind: Kind, obj: Object, old: Object | None, user: User) -
     namespace = obj["metadata"].get("namespace", "")
     name = obj["metadata"].get("name", "")
     if kind.kind in _ROLE_KINDS:
-        if old is not None and all(old.get(field) == obj.get(field) for field in ("rules", "aggregationRule")):
+        if old is not None and _for_collector_only(old, obj):
             return
         # What an aggregating role will gather is not known yet: only who may do everything may make one.
         wanted = _EVERYTHING if obj.get("aggregationRule") else obj.get("rules") or []
@@ -49,6 +50,14 @@ def check(rbac: Rbac, kind: Kind, obj: Object, old: Object | None, user: User) -
         listed = "\n".join(_shown(attributes) for attributes in missing)
         why = f'user "{user.name}" (groups={list(user.groups)}) is attempting to grant RBAC permissions not currently held:\n{listed}'
         raise errors.forbidden(kind.plural, kind.group, name, why)
+
+
+def _for_collector_only(old: Object, new: Object) -> bool:
+    """Whether nothing else differs than the garbage collector needs. A label does count: others may gather by it."""
+    first, second = (
+        {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k not in _OF_COLLECTOR}} for obj in (old, new)
+    )
+    return first == second
 
 
 def _shown(attributes: Attributes) -> str:
