@@ -180,6 +180,20 @@ async def test_nobody_grants_what_he_does_not_hold(api: Api) -> None:
     assert (await with_token(api, token, f"{namespace}/secrets"))[0] == 200
 
 
+async def test_nobody_binds_a_role_before_it_is_there(api: Api) -> None:
+    await api.namespace("n")
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    create = {"verbs": ["create"], "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings"]}
+    token = await allow(api, "n", create)
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": "n"}
+    reference = {"kind": "ClusterRole", "name": "later"}
+    early = {"metadata": {"name": "early"}, "roleRef": reference, "subjects": [subject]}
+    status, refused = await with_token(api, token, f"{rbac}/namespaces/n/rolebindings", "POST", early)
+    assert status == 404
+    assert refused["message"] == 'clusterroles.rbac.authorization.k8s.io "later" not found'
+    await api.ok("POST", f"{rbac}/namespaces/n/rolebindings", early)
+
+
 async def test_a_label_that_has_a_role_gathered_grants_its_rules(api: Api) -> None:
     await api.namespace("n")
     token = await allow(

@@ -92,6 +92,10 @@ class Rbac:
         for subject in subjects:
             self._bindings.setdefault(subject, {})[event.key] = _Binding(event.key, event.key.namespace, role)
 
+    def knows(self, role: Key) -> bool:
+        """Whether the role exists."""
+        return role in self._raw
+
     def rules_of(self, role: Key) -> tuple[Rule, ...]:
         """Rules of a role, aggregated ones included; empty when it does not exist."""
         return tuple(rule for part in self._parts(role) for rule in self._rules.get(part, ()))

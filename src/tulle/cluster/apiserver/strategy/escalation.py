@@ -45,6 +45,9 @@ def check(rbac: Rbac, kind: Kind, obj: Object, old: Object | None, user: User) -
         return
     if rbac.decide(user, Attributes(verb, GROUP, "v1", resource, "", target, namespace)).allowed:
         return
+    if kind.kind in _BINDING_KINDS and not rbac.knows(role):
+        # What it will give is not known yet.
+        raise errors.not_found(resource, GROUP, target)
     missing = uncovered(rbac.held_rules(user, namespace), wanted)
     if missing:
         listed = "\n".join(_shown(attributes) for attributes in missing)
