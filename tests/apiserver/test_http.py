@@ -121,6 +121,16 @@ async def test_a_scheduled_pod_is_deleted_gracefully(api: Api) -> None:
     assert (await api.call("GET", f"{path}/p"))[0] == 404
 
 
+async def test_an_eviction_in_pretence_evicts_nothing(api: Api) -> None:
+    path = f"{await api.namespace('n')}/pods"
+    await api.ok("POST", path, pod("p"))
+    eviction = {"metadata": {"name": "p", "namespace": "n"}, "deleteOptions": {"dryRun": ["All"]}}
+    await api.ok("POST", f"{path}/p/eviction", eviction)  # as kubectl drain --dry-run=server does
+    await api.ok("GET", f"{path}/p")
+    await api.ok("POST", f"{path}/p/eviction", {**eviction, "deleteOptions": {}})
+    assert (await api.call("GET", f"{path}/p"))[0] == 404
+
+
 async def test_finalizers_hold_an_object(api: Api) -> None:
     path = f"{await api.namespace('n')}/configmaps"
     held = config_map("a")

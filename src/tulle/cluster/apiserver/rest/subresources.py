@@ -165,7 +165,10 @@ class Subresources:
 
     async def _eviction(self, call: Call) -> web.StreamResponse:
         sent = await body.read_object(call.request)
-        wish = DeleteOptions.parse(sent.get("deleteOptions") or {}, {})
+        options = sent.get("deleteOptions") or {}
+        if options.get("dryRun"):
+            call.options.dry_run = True
+        wish = DeleteOptions.parse(options, {})
         await self._deleter.delete(call.kind, call.info.namespace, call.info.name, wish, call.options)
         return response.respond(
             call, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201
