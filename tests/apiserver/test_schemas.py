@@ -193,6 +193,17 @@ async def test_no_definition_stops_the_server(api: Api) -> None:
     await api.ok("POST", "/apis/e.com/v1/xs", {"metadata": {"name": "a"}})
 
 
+async def test_no_definition_takes_the_place_of_a_built_in_resource(api: Api) -> None:
+    own = definition()
+    names = {"plural": "clusterroles", "singular": "mine", "kind": "Mine", "listKind": "MineList"}
+    own["metadata"]["name"] = "clusterroles.rbac.authorization.k8s.io"
+    own["spec"] |= {"group": "rbac.authorization.k8s.io", "names": names}
+    status, refused = await api.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", own)
+    assert (status, refused["details"]["causes"][0]["field"]) == (422, "spec.names.plural")
+    roles = await api.ok("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")
+    assert roles["kind"] == "ClusterRoleList"
+
+
 def container(name: str = "c", *, ready: bool = False, restarts: int = 0, **state: Any) -> Any:
     return {"name": name, "ready": ready, "restartCount": restarts, "state": state}
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tulle.cluster.apiserver.errors import FieldError, forbidden_field, invalid_value, not_supported, required
+from tulle.cluster.apiserver.kinds import BUILTIN
 from tulle.cluster.apiserver.schema.custom import INT_OR_STRING, PRESERVE
 
 Object = Mapping[str, Any]
 _TYPES = ("array", "boolean", "integer", "number", "object", "string")
 _DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
+_OWN = {(kind.group, kind.plural) for kind in BUILTIN}
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 
 
@@ -32,6 +34,9 @@ def _check(definition: Object) -> Iterator[FieldError]:
             yield required(f"spec.names.{field}")
         elif field in ("plural", "singular") and not _DNS_LABEL.match(names[field]):
             yield invalid_value(f"spec.names.{field}", names[field], "a DNS-1035 label is expected")
+    if (spec.get("group"), names.get("plural")) in _OWN:
+        # Its objects would be stored as, and be taken for, the built-in ones; with it they would all be deleted.
+        yield forbidden_field("spec.names.plural", "is the name of a built-in resource of this group")
     wanted = f"{names.get('plural')}.{spec.get('group')}"
     name = (definition.get("metadata") or {}).get("name", "")
     if name != wanted:
