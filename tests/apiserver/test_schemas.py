@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from typing import Any
 
@@ -202,6 +203,22 @@ async def test_no_definition_takes_the_place_of_a_built_in_resource(api: Api) ->
     assert (status, refused["details"]["causes"][0]["field"]) == (422, "spec.names.plural")
     roles = await api.ok("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")
     assert roles["kind"] == "ClusterRoleList"
+
+
+async def until(api: Api, path: str, wanted: int) -> None:
+    async with asyncio.timeout(5):
+        while (await api.call("GET", path))[0] != wanted:
+            await asyncio.sleep(0.02)
+
+
+async def test_names_that_become_free_are_accepted(api: Api) -> None:
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    await api.ok("POST", path, definition())
+    second = definition()
+    second["metadata"]["name"], second["spec"]["names"]["plural"] = "xes.e.com", "xes"
+    await api.ok("POST", path, second)
+    await api.ok("DELETE", f"{path}/xs.e.com")
+    await until(api, "/apis/e.com/v1/xes", 200)
 
 
 def container(name: str = "c", *, ready: bool = False, restarts: int = 0, **state: Any) -> Any:

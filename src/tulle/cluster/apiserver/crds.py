@@ -127,10 +127,19 @@ class CustomKinds:
     def _changed(self, event: Event) -> None:
         if event.new is None:
             self._registry.set_custom(event.key.name, ())
+            self._names_freed(event.key.name.partition(".")[2])
             return
         self._register(event.new.decode())
         self._dirty.add(event.key.name)
         self._wake.set()
+
+    def _names_freed(self, group: str) -> None:
+        """A definition that was refused because of another one's names may be accepted now."""
+        names = [record.key.name for record in self._store.list(RESOURCE)]
+        refused = {n for n in names if n.partition(".")[2] == group and not self._registry.has_custom(n)}
+        if refused:
+            self._dirty |= refused
+            self._wake.set()
 
     async def start(self) -> None:
         """Begin to write conditions and clean up."""

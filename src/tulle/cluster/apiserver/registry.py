@@ -72,6 +72,10 @@ class Registry:
         self.generation += 1
         self._index_fields()
 
+    def has_custom(self, definition: str) -> bool:
+        """Whether the CustomResourceDefinition of that name adds anything."""
+        return definition in self._custom
+
     def _index_fields(self) -> None:
         self._fields.clear()
         for kind in self._kinds.values():
