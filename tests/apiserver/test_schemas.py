@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tulle.cluster.apiserver import crds
+from tulle.cluster.apiserver.errors import internal
 from tulle.cluster.apiserver.rest.subresources import scale_of
 from tulle.cluster.apiserver.schema import custom
 from tulle.cluster.apiserver.schema.structural import validate_definition
@@ -219,6 +221,28 @@ async def test_names_that_become_free_are_accepted(api: Api) -> None:
     await api.ok("POST", path, second)
     await api.ok("DELETE", f"{path}/xs.e.com")
     await until(api, "/apis/e.com/v1/xes", 200)
+
+
+async def test_a_definition_goes_once_its_resources_may(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crds, "_RETRY_SECONDS", 0.05)
+    review, refusals = api.server.webhooks.review, [0]
+
+    async def refuse_twice(change: Any, options: Any) -> None:
+        if change.operation == "DELETE" and change.kind.kind == "X" and refusals[0] < 2:
+            refusals[0] += 1
+            raise internal("the webhook is being restarted")
+        await review(change, options)
+
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    await api.ok("POST", path, definition())
+    await api.ok("POST", "/apis/e.com/v1/xs", {"metadata": {"name": "a"}})
+    async with asyncio.timeout(5):
+        while not (await api.ok("GET", f"{path}/xs.e.com"))["metadata"].get("finalizers"):
+            await asyncio.sleep(0.02)
+    monkeypatch.setattr(api.server.webhooks, "review", refuse_twice)
+    await api.ok("DELETE", f"{path}/xs.e.com")
+    await until(api, f"{path}/xs.e.com", 404)
+    assert refusals == [2]
 
 
 def container(name: str = "c", *, ready: bool = False, restarts: int = 0, **state: Any) -> Any:

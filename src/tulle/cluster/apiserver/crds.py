@@ -25,6 +25,7 @@ from tulle.cluster.store import Event, Store
 Object = dict[str, Any]
 RESOURCE = "customresourcedefinitions.apiextensions.k8s.io"
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
+_RETRY_SECONDS = 5.0
 _EMPTY_SCHEMA: Mapping[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _log = structlog.get_logger("apiserver")
 
@@ -161,8 +162,12 @@ class CustomKinds:
                 try:
                     await self._reconcile(name)
                 except errors.StatusError as error:
-                    if error.reason not in ("NotFound", "Conflict"):
+                    if error.reason == "NotFound":
+                        continue
+                    if error.reason != "Conflict":
                         _log.warning("CustomResourceDefinition not reconciled", name=name, error=error.message)
+                    # Nothing else may ever come back to it: one that is being deleted changes no more.
+                    asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._again, name)
 
     async def _reconcile(self, name: str) -> None:
         kind = self._registry.find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
