@@ -153,6 +153,10 @@ async def test_namespaces_end_by_their_finalizer(api: Api) -> None:
     await api.ok("DELETE", path)
     ending = await api.ok("GET", path)
     assert ending["status"]["phase"] == "Terminating"
+    ending = await api.ok("DELETE", path, {"propagationPolicy": "Foreground"})
+    assert ending["metadata"]["finalizers"] == ["foregroundDeletion"]
+    await api.ok("DELETE", path, {"propagationPolicy": "Background"})
+    ending = await api.ok("GET", path)
     status, refused = await api.call("POST", f"{path}/configmaps", config_map("late"))
     assert status == 403
     assert "because it is being terminated" in refused["message"]

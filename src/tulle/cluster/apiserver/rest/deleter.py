@@ -140,7 +140,7 @@ def _marked(kind: Kind, old: Object, wish: DeleteOptions) -> Object | None:
         metadata["generation"] += 1
     if kind.plural == "namespaces" and not kind.group:
         new["status"] = {**(old.get("status") or {}), "phase": "Terminating"}
-        metadata.pop("deletionGracePeriodSeconds")
+        metadata.pop("deletionGracePeriodSeconds", None)
     return new
 
 
