@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tulle.cluster.apiserver.crds import CustomKinds
 from tulle.cluster.apiserver.expiry import EventExpiry
+from tulle.cluster.apiserver.registry import Registry
 from tulle.cluster.store import CompactedError, Event, FutureRevisionError, Key, Record, RevisionConflictError, Store
 from tulle.cluster.store.watch import OVERHEAD, Watcher, Window
 
@@ -114,6 +116,32 @@ async def test_history_survives_a_restart_with_the_old_values(tmp_path: Path) ->
     assert event.old.labels == {"app": "x"}
     assert event.new is not None
     assert event.new.labels == {"app": "y"}
+    await again.close()
+
+
+async def test_fields_that_are_known_later_are_those_of_objects_and_history_too(tmp_path: Path) -> None:
+    registry = Registry()
+    store = Store(tmp_path / "store.db", registry.fields_of)
+    storage, first = Key("xs.e.com", "", "a"), {"metadata": {"name": "a"}, "spec": {"color": "blue"}}
+    written = await store.write(storage, first, 0)
+    under_way = asyncio.create_task(store.write(storage, {**first, "spec": {"color": "red"}}, written.revision))
+    await asyncio.sleep(0)
+    names = {"plural": "xs", "kind": "X"}
+    version = {"name": "v1", "served": True, "storage": True, "selectableFields": [{"jsonPath": ".spec.color"}]}
+    definition = {"metadata": {"name": "xs.e.com"}, "spec": {"group": "e.com", "names": names, "versions": [version]}}
+    CustomKinds(store, registry, None)._register(definition)  # type: ignore[arg-type]
+    await under_way
+    (record,) = store.list("xs.e.com")
+    assert record.fields["spec.color"] == "red"
+    created, changed = await store.watch("xs.e.com", "", written.revision - 1).drain(1.0)
+    assert created.new is not None
+    assert changed.old is not None
+    assert created.new.fields["spec.color"] == changed.old.fields["spec.color"] == "blue"
+    await store.close()
+    registry = Registry()
+    again = Store(tmp_path / "store.db", registry.fields_of)
+    CustomKinds(again, registry, None)._register(definition)  # type: ignore[arg-type]
+    assert again.list("xs.e.com")[0].fields["spec.color"] == "red"
     await again.close()
 
 

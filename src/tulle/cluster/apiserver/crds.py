@@ -123,7 +123,12 @@ class CustomKinds:
     def _register(self, definition: Object) -> None:
         said = [c.get("status") for c in _conditions_of(definition) if c.get("type") == "Established"]
         served = "True" in said if said else not self._names_problem(definition)
-        self._registry.set_custom(definition["metadata"]["name"], kinds_of(definition) if served else ())
+        name = definition["metadata"]["name"]  # that of its storage resource too
+        before = self._registry.fields_in(name)
+        self._registry.set_custom(name, kinds_of(definition) if served else ())
+        if self._registry.fields_in(name) != before:
+            # The records know the values of fields that were selectable when they were made, or loaded.
+            self._store.reindex(name)
 
     def _changed(self, event: Event) -> None:
         if event.new is None:

@@ -81,6 +81,10 @@ class Registry:
         for kind in self._kinds.values():
             self._fields.setdefault(kind.storage, {}).update(kind.fields)
 
+    def fields_in(self, storage: str) -> Mapping[str, tuple[str, ...]]:
+        """Name and path of each selectable field of a storage resource, beside those of the metadata."""
+        return self._fields.get(storage, {})
+
     def supported_fields(self, kind: Kind) -> list[str]:
         """Field selector keys of a kind."""
         return ["metadata.name", "metadata.namespace", *kind.fields]

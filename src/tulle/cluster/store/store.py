@@ -80,6 +80,27 @@ class Store:
         fields = before.fields if before.fields == record.fields else record.fields
         return Record(before.key, revision, value, labels, fields)
 
+    def reindex(self, resource: str) -> None:
+        """Ask again for the fields of every record of `resource`, those of the history and of writes under way included."""
+        known: dict[int, Record] = {}
+
+        def renewed(record: Record | None) -> Record | None:
+            if record is None:
+                return None
+            if record.revision not in known:
+                known[record.revision] = self._record(record.key, record.revision, record.value)
+            return known[record.revision]
+
+        for name, record in self._objects.get(resource, {}).items():
+            self._objects[resource][name] = renewed(record) or record
+        for pending in self._pending.values():
+            if any(record is not None and record.key.resource == resource for record in (pending.old, pending.new)):
+                pending.old, pending.new = renewed(pending.old), renewed(pending.new)
+        self._window.replace(
+            resource,
+            lambda event: Event(event.revision, event.key, renewed(event.old), renewed(event.new), event.deleted),
+        )
+
     def _event(self, entry: Entry) -> Event:
         old = None if entry.old is None else self._record(entry.key, entry.previous_revision, entry.old)
         if entry.deleted:

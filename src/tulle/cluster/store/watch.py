@@ -106,6 +106,12 @@ class Window:
             floor = self.compacted = oldest.revision
         return floor
 
+    def replace(self, resource: str, change: Callable[[Event], Event]) -> None:
+        """Put `change(event)`, of the same size, in the place of each event of `resource`."""
+        if resource in self._by_resource:
+            self._order = deque(change(event) if event.key.resource == resource else event for event in self._order)
+            self._by_resource[resource] = deque(event for event in self._order if event.key.resource == resource)
+
     def since(self, resource: str, revision: int, current: int, wanted: Callable[[Event], bool]) -> list[Event]:
         """Events of `resource` after `revision`. Raises CompactedError or FutureRevisionError."""
         if revision < self.compacted:
