@@ -213,6 +213,23 @@ async def until(api: Api, path: str, wanted: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_objects_of_an_older_storage_version_are_listed_in_the_one_asked_for(api: Api) -> None:
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    await api.ok("POST", path, definition(name="v1beta1"))
+    await api.ok("POST", "/apis/e.com/v1beta1/xs", {"metadata": {"name": "a"}})
+    async with asyncio.timeout(5):
+        while not (stored := await api.ok("GET", f"{path}/xs.e.com"))["status"].get("storedVersions"):
+            await asyncio.sleep(0.02)
+    (old,) = stored["spec"]["versions"]
+    stored["spec"]["versions"] = [{**old, "storage": False}, {**old, "name": "v1"}]
+    stored["metadata"].pop("resourceVersion")
+    await api.ok("PUT", f"{path}/xs.e.com", stored)
+    for version in ("v1", "v1beta1"):
+        assert (await api.ok("GET", f"/apis/e.com/{version}/xs"))["items"][0]["apiVersion"] == f"e.com/{version}"
+        watched = await api.ok("GET", f"/apis/e.com/{version}/xs?watch=1&timeoutSeconds=1")
+        assert watched["object"]["apiVersion"] == f"e.com/{version}"
+
+
 async def test_names_that_become_free_are_accepted(api: Api) -> None:
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     await api.ok("POST", path, definition())

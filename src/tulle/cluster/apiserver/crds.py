@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -36,7 +37,9 @@ def kinds_of(definition: Mapping[str, Any]) -> tuple[Kind, ...]:
     names = spec["names"]
     versions = sorted(spec.get("versions") or (), key=lambda v: version_rank(v["name"]))
     storage = next((v["name"] for v in versions if v.get("storage")), "")
-    return tuple(_kind(spec, names, version, storage) for version in versions if version.get("served"))
+    stored = (definition.get("status") or {}).get("storedVersions") or ()
+    kinds = (_kind(spec, names, version, storage) for version in versions if version.get("served"))
+    return tuple(replace(kind, mixed=any(other != storage for other in stored)) for kind in kinds)
 
 
 def _kind(spec: Mapping[str, Any], names: Mapping[str, Any], version: Mapping[str, Any], storage: str) -> Kind:

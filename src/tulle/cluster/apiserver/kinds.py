@@ -35,7 +35,8 @@ class Kind:
 
     `resource` is the storage resource (shared by the versions of a kind); `schema` the name of the built-in definition,
     or the OpenAPI v3 schema of a custom resource's version; `status` whether /status is a subresource of its own;
-    `generation` whether metadata.generation counts changes of the desired state.
+    `generation` whether metadata.generation counts changes of the desired state; `mixed` whether some of its objects may
+    still be stored in an older version than `storage_version`.
     """
 
     group: str
@@ -55,6 +56,7 @@ class Kind:
     singular_name: str = ""
     list_kind: str = ""
     storage_version: str = ""
+    mixed: bool = False
     scale: Mapping[str, str] | None = None
     name_rule: str = "subdomain"
     warning: str = ""

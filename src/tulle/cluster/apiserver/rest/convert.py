@@ -51,4 +51,4 @@ def from_storage(kind: Kind, obj: Object) -> Object:
 
 def is_identity(kind: Kind) -> bool:
     """Whether stored bytes can be served as they are."""
-    return not _is_new_event(kind) and kind.api_version == kind.storage_api_version
+    return not _is_new_event(kind) and not kind.mixed and kind.api_version == kind.storage_api_version
