@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -224,6 +225,20 @@ def test_a_pod_waits_for_the_service_account_of_its_new_namespace(kubectl: Kubec
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     kubectl("create", "serviceaccount", "default", "-n", "new")
     assert running.communicate()[0] == "pod/p created\n"
+
+
+def test_a_replaced_service_keeps_its_node_ports(kubectl: Kubectl, namespace: str) -> None:
+    ports = [{"name": "a", "port": 80}, {"name": "b", "port": 81}]
+    spec = {"type": "NodePort", "ports": ports}
+    sent = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": namespace}, "spec": spec}
+    kubectl("create", "-f", "-", stdin=json.dumps(sent))
+    before = kubectl.get("service", "s", "-n", namespace)["spec"]["ports"]
+    kubectl("replace", "-f", "-", stdin=json.dumps(sent))
+    assert kubectl.get("service", "s", "-n", namespace)["spec"]["ports"] == before
+    ports[0]["nodePort"] = before[1]["nodePort"]
+    kubectl("replace", "-f", "-", stdin=json.dumps(sent))
+    after = [port["nodePort"] for port in kubectl.get("service", "s", "-n", namespace)["spec"]["ports"]]
+    assert after[0] == before[1]["nodePort"] != after[1]
 
 
 def test_get_watch_follows(kubectl: Kubectl, namespace: str) -> None:

@@ -59,7 +59,7 @@ class Allocator:
         spec, owner = obj["spec"], _uid(obj)
         errors = self._address(spec, (old or {}).get("spec") or {}, owner)
         if spec.get("type") in ("NodePort", "LoadBalancer"):
-            errors += self._node_ports(spec, owner)
+            errors += self._node_ports(spec, (old or {}).get("spec") or {}, owner)
         else:
             for port in spec.get("ports") or ():
                 port.pop("nodePort", None)
@@ -111,10 +111,11 @@ class Allocator:
                 return address
         raise OverflowError(f"no free cluster IP is left in {self.network}")
 
-    def _node_ports(self, spec: Object, owner: str) -> list[FieldError]:
+    def _node_ports(self, spec: Object, before: Object, owner: str) -> list[FieldError]:
         errors: list[FieldError] = []
         if spec.get("type") == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is False:
             return errors
+        _keep_node_ports(spec, before)
         for index, port in enumerate(spec.get("ports") or ()):
             number = port.get("nodePort")
             path = f"spec.ports[{index}].nodePort"
@@ -139,6 +140,16 @@ class Allocator:
             if port not in self._ports:
                 return port
         raise OverflowError("no free node port is left in 30000-32767")
+
+
+def _keep_node_ports(spec: Object, before: Object) -> None:
+    """A port that says no node port keeps the one it had, unless another port says that one now."""
+    had = {port.get("name", ""): port.get("nodePort") for port in before.get("ports") or ()}
+    taken = {port.get("nodePort") for port in spec.get("ports") or ()}
+    for port in spec.get("ports") or ():
+        number = had.get(port.get("name", ""))
+        if not port.get("nodePort") and number and number not in taken:
+            port["nodePort"] = number
 
 
 def _uid(obj: Object) -> str:
