@@ -15,6 +15,7 @@ from tulle.cluster.apiserver.patch.merge_patch import apply_merge_patch
 from tulle.cluster.apiserver.patch.strategic import StrategicPatchError, apply_strategic_patch
 from tulle.cluster.apiserver.registry import version_rank
 from tulle.cluster.apiserver.request import parse
+from tulle.cluster.apiserver.rest.body import parse_yaml
 from tulle.cluster.apiserver.rest.response import negotiate
 from tulle.cluster.apiserver.selectors import (
     from_label_selector_object,
@@ -286,3 +287,11 @@ def test_json_paths() -> None:
     assert json_path(obj, '.spec.l[?(@.t=="B")].v') == [2]
     assert json_path(obj, r".spec.a\.b") == ["x"]
     assert json_path(obj, ".spec.nothing.here") == []
+
+
+def test_yaml_is_not_more_than_it_may_be_once_its_aliases_are_written_out() -> None:
+    assert parse_yaml(b"a: &x {b: c}\nd: [*x, *x]\n") == {"a": {"b": "c"}, "d": [{"b": "c"}] * 2}
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10))
+    for bad in (f"l0: &l0 [a]\n{levels}", "a: &a [*a]\n"):
+        with pytest.raises(StatusError, match="too many aliases"):
+            parse_yaml(bad.encode())

@@ -64,7 +64,21 @@ def parse_yaml(data: bytes) -> Object:
         value = yaml.load(data, Loader=_Loader)  # noqa: S506 - the loader is a safe one without dates
     except yaml.YAMLError as error:
         raise errors.bad_request(f"the body is not valid YAML: {error}") from None
+    # An alias is one reference here but a copy in each answer: a few lines can stand for more than any memory holds.
+    if _written_out(value, {}) > LIMIT:
+        raise errors.bad_request("the body is not valid YAML: it has too many aliases")
     return _as_object(value)
+
+
+def _written_out(value: Any, known: dict[int, int]) -> int:
+    """About how many characters a document has without aliases; more than LIMIT if it contains itself."""
+    if not isinstance(value, dict | list):
+        return 1 + (len(value) if isinstance(value, str) else 0)
+    if id(value) not in known:
+        known[id(value)] = LIMIT + 1
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_written_out(item, known) for item in items)
+    return known[id(value)]
 
 
 def _as_object(value: Any) -> Object:
