@@ -6,7 +6,7 @@ cannot be taken back.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,12 +112,18 @@ class GarbageCollector:
         if item.waits_for_dependents and not (change.old and Item(resource, change.old.metadata).waits_for_dependents):
             for dependent in self._graph.dependents(meta.uid):
                 self._queue.add(dependent.meta.uid)
+        if change.old is not None and change.old.metadata.owner_references != meta.owner_references:
+            # One that lets go of its owner unblocks it as one that goes does.
+            self._wake_waiting(change.old.metadata.owner_references)
 
     def _gone(self, uid: str) -> None:
         item = self._graph.items.get(uid)
         for dependent in self._graph.remove(uid):
             self._queue.add(dependent.meta.uid)
-        for ref in item.meta.owner_references if item else ():
+        self._wake_waiting(item.meta.owner_references if item else ())
+
+    def _wake_waiting(self, owners: Iterable[OwnerReference]) -> None:
+        for ref in owners:
             owner = self._graph.items.get(ref.uid)
             if owner is not None and owner.waits_for_dependents:
                 self._queue.add(ref.uid)
