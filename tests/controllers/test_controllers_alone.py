@@ -3,8 +3,10 @@
 from typing import Any
 
 from tulle.cluster.controllers.garbagecollector import GarbageCollector
+from tulle.cluster.controllers.nodelifecycle import NodeLifecycleController
 from tulle.cluster.controllers.ownergraph import FOREGROUND
-from tulle.kube.resources import CONFIG_MAPS
+from tulle.kube import Conflict
+from tulle.kube.resources import CONFIG_MAPS, NODES, PODS
 
 from .memoryapi import MemoryApi, running, until
 
@@ -51,3 +53,41 @@ async def test_a_foreground_deletion_ends_when_its_last_dependent_lets_go() -> N
         api.put(CONFIG_MAPS, config_map("going", deletionTimestamp=NOW, finalizers=[FOREGROUND]))
         await until(lambda: [ref["uid"] for ref in maps["a", "shared"]["metadata"]["ownerReferences"]] == ["staying"])
         await until(lambda: "finalizers" not in maps["a", "going"]["metadata"])
+
+
+def ready(status: str = "True") -> dict[str, Any]:
+    return {"type": "Ready", "status": status, "lastTransitionTime": NOW}
+
+
+def node(name: str = "n1", status: str = "True", **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": spec, "status": {"conditions": [ready(status)]}}
+
+
+def pod(name: str, *, on: str = "", status: str = "True", **spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "a", "name": name, "uid": name, "labels": {"app": name}},
+        "spec": {"nodeName": on, "containers": [{"name": "c", "image": "x"}], **spec},
+        "status": {"phase": "Running" if on else "Pending", "conditions": [ready(status)] if on else []},
+    }
+
+
+async def test_every_pod_of_a_lost_node_is_unready_also_when_a_request_fails() -> None:
+    api = MemoryApi()
+    api.put(NODES, node())
+    for name in ("one", "two"):
+        api.put(PODS, pod(name, on="n1"))
+    failures = [Conflict(409, "Conflict", "changed")]
+
+    def fail(verb: str, plural: str, name: str) -> None:
+        if (verb, plural, name) == ("patch", "pods", "one") and failures:
+            raise failures.pop()
+
+    def is_ready(name: str) -> bool:
+        return api.objects["pods"]["a", name]["status"]["conditions"][0]["status"] == "True"
+
+    api.fail = fail
+    async with running(api, lambda context: NodeLifecycleController(context, grace_seconds=0.05)):
+        await until(lambda: not is_ready("one") and not is_ready("two"))
+        api.put(PODS, pod("one", on="n1"))  # what the node said before it fell silent, and came late
+        api.put(NODES, {**api.objects["nodes"]["", "n1"]})
+        await until(lambda: not is_ready("one"))

@@ -86,6 +86,8 @@ class NodeLifecycleController:
         silent = age >= self._grace
         if silent:
             node = await self._mark_unknown(node)
+            # At each look: a request may have failed at the last one, and a pod's own report may have come late.
+            await self._unready_pods(node)
         node = await self._taint(node)
         evict = await self._evict(node)
         waits = [wait for wait in (None if silent else self._grace - age, evict) if wait is not None]
@@ -114,7 +116,6 @@ class NodeLifecycleController:
         if was_ready:
             message = f"Node {node.metadata.name} status is now: NodeNotReady"
             self._events.event(reference(NODES, node), "Normal", "NodeNotReady", message)
-        await self._unready_pods(node)
         return node
 
     async def _unready_pods(self, node: Node) -> None:
