@@ -91,3 +91,26 @@ async def test_every_pod_of_a_lost_node_is_unready_also_when_a_request_fails() -
         api.put(PODS, pod("one", on="n1"))  # what the node said before it fell silent, and came late
         api.put(NODES, {**api.objects["nodes"]["", "n1"]})
         await until(lambda: not is_ready("one"))
+
+
+async def test_a_taint_that_comes_back_counts_anew() -> None:
+    api, clock = MemoryApi(), [0.0]
+    reserved = {"key": "reserved", "effect": "NoExecute"}
+    api.put(PODS, pod("one", on="n1", tolerations=[{"key": "reserved", "operator": "Exists"}]))
+
+    async def becomes(status: str) -> None:
+        """The node says so, and the controller has acted on it: it removed a pod that does not tolerate the other taint."""
+        api.put(NODES, node(status=status, taints=[reserved]))
+        await until(lambda: bool(caches.nodes.store))
+        api.put(PODS, pod("intruder", on="n1"))
+        await until(lambda: ("a", "intruder") not in api.objects["pods"])
+
+    async with running(api, lambda context: NodeLifecycleController(context, 1e9, lambda: clock[0])) as caches:
+        await becomes("False")
+        await becomes("True")
+        clock[0] = 86400.0
+        await becomes("False")
+        assert ("a", "one") in api.objects["pods"]
+        clock[0] += 301.0
+        await becomes("False")
+        assert ("a", "one") not in api.objects["pods"]

@@ -80,6 +80,7 @@ class NodeLifecycleController:
         node = self._caches.nodes.store.get(("", name))
         if node is None:
             self._renewed.pop(name, None)
+            self._forget_taints(name, set())
             return None
         lease = self._caches.leases.store.get(("kube-node-lease", name))
         age = self._beat(name, lease.spec.renew_time if lease is not None else "")
@@ -157,10 +158,7 @@ class NodeLifecycleController:
     async def _evict(self, node: Node) -> float | None:
         """Deletes the pods that do not tolerate a NoExecute taint (any longer); seconds until the next is due."""
         taints = [taint for taint in node.spec.taints if taint.effect == "NoExecute"]
-        if not taints:
-            for key in [key for key in self._tainted_at if key[0] == node.metadata.name]:
-                del self._tainted_at[key]
-            return None
+        self._forget_taints(node.metadata.name, {taint.key for taint in taints})
         next_due: float | None = None
         for pod in self._pods(node):
             if pod.metadata.deletion_timestamp or "kubernetes.io/config.mirror" in pod.metadata.annotations:
@@ -178,6 +176,11 @@ class NodeLifecycleController:
             except NotFound:
                 continue
         return next_due
+
+    def _forget_taints(self, name: str, present: set[str]) -> None:
+        """A taint that went and comes back counts from its return."""
+        for key in [key for key in self._tainted_at if key[0] == name and key[1] not in present]:
+            del self._tainted_at[key]
 
     def _time_left(self, node: Node, pod: Pod, taints: list[Taint]) -> float | None:
         """Seconds that the pod may stay; None: for ever."""
