@@ -1,12 +1,15 @@
 """Single controllers on an API in memory: requests that fail half-way, objects that change in between, time that passes."""
 
+import asyncio
 from typing import Any
 
 from tulle.cluster.controllers.garbagecollector import GarbageCollector
 from tulle.cluster.controllers.nodelifecycle import NodeLifecycleController
 from tulle.cluster.controllers.ownergraph import FOREGROUND
+from tulle.cluster.controllers.replicaset import ReplicaSetController
 from tulle.kube import Conflict
-from tulle.kube.resources import CONFIG_MAPS, NODES, PODS
+from tulle.kube.errors import Forbidden
+from tulle.kube.resources import CONFIG_MAPS, NODES, PODS, REPLICA_SETS
 
 from .memoryapi import MemoryApi, running, until
 
@@ -114,3 +117,27 @@ async def test_a_taint_that_comes_back_counts_anew() -> None:
         clock[0] += 301.0
         await becomes("False")
         assert ("a", "one") not in api.objects["pods"]
+
+
+def replica_set(name: str, **spec: Any) -> dict[str, Any]:
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+    full = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template, **spec}
+    return {"metadata": {"namespace": "a", "name": name, "uid": name, "generation": 1}, "spec": full}
+
+
+async def test_pods_that_are_refused_are_tried_again_ever_more_seldom() -> None:
+    api = MemoryApi()
+    tries: list[float] = []
+
+    def refuse(verb: str, plural: str, _: str) -> None:
+        if (verb, plural) == ("create", "pods"):
+            tries.append(asyncio.get_running_loop().time())
+            # As the API says it: with the generated name, another one each time.
+            raise Forbidden(403, "Forbidden", f'pods "web-{len(tries)}" is forbidden: serviceaccount "x" not found')
+
+    api.fail = refuse
+    api.put(REPLICA_SETS, replica_set("web"))
+    async with running(api, ReplicaSetController):
+        await asyncio.sleep(0.5)
+    assert 3 <= len(tries) <= 10

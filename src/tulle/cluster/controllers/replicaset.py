@@ -149,10 +149,11 @@ class ReplicaSetController:
         waits = [available_in(pod, rs.spec.min_ready_seconds, datetime.now(UTC)) for pod in active]
         wanted_labels = template_labels(rs.spec.template)
         found = rs.status.conditions
-        if failure is not None:
-            found = conditions.put(found, "ReplicaFailure", "True", "FailedCreate", failure.message)
-        else:
+        if failure is None:
             found = conditions.drop(found, "ReplicaFailure")
+        elif conditions.find(found, "ReplicaFailure") is None:
+            # Only the first failure: each names another pod, and every change of the status ends the back-off.
+            found = conditions.put(found, "ReplicaFailure", "True", "FailedCreate", failure.message)
         status = ReplicaSetStatus(
             observed_generation=rs.metadata.generation,
             replicas=len(active),
