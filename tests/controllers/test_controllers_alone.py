@@ -7,6 +7,7 @@ from tulle.cluster.controllers.garbagecollector import GarbageCollector
 from tulle.cluster.controllers.nodelifecycle import NodeLifecycleController
 from tulle.cluster.controllers.ownergraph import FOREGROUND
 from tulle.cluster.controllers.replicaset import ReplicaSetController
+from tulle.cluster.controllers.scheduler import Scheduler
 from tulle.kube import Conflict
 from tulle.kube.errors import Forbidden
 from tulle.kube.resources import CONFIG_MAPS, NODES, PODS, REPLICA_SETS
@@ -141,3 +142,16 @@ async def test_pods_that_are_refused_are_tried_again_ever_more_seldom() -> None:
     async with running(api, ReplicaSetController):
         await asyncio.sleep(0.5)
     assert 3 <= len(tries) <= 10
+
+
+async def test_a_pod_that_must_be_near_another_is_placed_once_the_other_is() -> None:
+    api = MemoryApi()
+    api.put(NODES, {**node(), "metadata": {"name": "n1", "labels": {"host": "n1"}}})
+    term = {"topologyKey": "host", "labelSelector": {"matchLabels": {"app": "cache"}}}
+    near = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    pods = api.objects.setdefault("pods", {})
+    async with running(api, Scheduler):
+        api.put(PODS, pod("web", affinity=near))
+        await until(lambda: bool(pods["a", "web"]["status"]["conditions"]))
+        api.put(PODS, pod("cache"))
+        await until(lambda: pods["a", "web"]["spec"]["nodeName"] == "n1")

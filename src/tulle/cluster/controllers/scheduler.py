@@ -57,6 +57,8 @@ class Scheduler:
         freed = old is not None and old.spec.node_name and (new is None or _is_finished(new))
         if freed:
             self._wake()
+        elif new is not None and new.spec.node_name and (old is None or _drawing(old) != _drawing(new)):
+            self._wake_attracted()
 
     def _on_node(self, change: Change[Node]) -> None:
         old, new = change.old, change.new
@@ -66,6 +68,13 @@ class Scheduler:
     def _wake(self) -> None:
         for key in self._waiting:
             self._queue.add(key)
+
+    def _wake_attracted(self) -> None:
+        """A pod that came to a node, or has other labels there, may be the one that others must be near to or far from."""
+        for key in self._waiting:
+            pod = self._caches.pods.store.get(key)
+            if pod is not None and pod.spec.affinity is not None:
+                self._queue.add(key)
 
     async def reconcile(self, key: Key) -> None:
         """Binds one pod, or says why no node fits."""
@@ -169,6 +178,10 @@ def _is_ours(pod: Pod) -> bool:
         and spec.scheduler_name in ("", NAME)
         and not _is_finished(pod)
     )
+
+
+def _drawing(pod: Pod) -> object:
+    return pod.spec.node_name, pod.metadata.labels
 
 
 def _is_finished(pod: Pod) -> bool:
