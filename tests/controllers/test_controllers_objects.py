@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tulle.cluster.controllers import conditions
+from tulle.cluster.controllers import conditions, revisions
 from tulle.cluster.controllers.endpointslice import service_ports
 from tulle.cluster.controllers.expectations import Expectations
 from tulle.cluster.controllers.ownergraph import FOREGROUND, ORPHAN, Graph, Item, Owners, judge
 from tulle.cluster.controllers.patches import merge_diff
 from tulle.cluster.controllers.replicaset import removal_rank
 from tulle.kube import Change, untyped
-from tulle.kube.objects import ObjectMeta, OwnerReference, PartialObject, Pod, Service
+from tulle.kube.objects import ObjectMeta, OwnerReference, PartialObject, Pod, ReplicaSet, Service
 from tulle.kube.resources import Resource
 
 RESOURCE: Resource[Any] = untyped("", "v1", "things", "Thing", True)
@@ -201,3 +201,13 @@ def test_which_pod_goes_first() -> None:
     ]
     order = [pod.metadata.name for pod in sorted(pods, key=lambda pod: removal_rank(pod, pods))]
     assert order == ["unplaced", "pending", "unready", "cheap", "crowded2", "crowded1", "young", "old"]
+
+
+@pytest.mark.parametrize("text", ["--5", "²", "5" * 5000, "1.5", ""])
+def test_annotations_that_are_no_numbers_are_ignored(text: str) -> None:
+    cost = {"controller.kubernetes.io/pod-deletion-cost": text}
+    pods = [candidate("plain"), candidate("odd", **cost)]
+    assert removal_rank(pods[1], pods) == removal_rank(pods[0], pods)
+    meta = ObjectMeta(annotations={revisions.REVISION: text, revisions.DESIRED: text})
+    assert revisions.revision_of(ReplicaSet(metadata=meta)) == 0
+    assert revisions.annotation_number(ReplicaSet(metadata=meta), revisions.DESIRED) is None

@@ -5,6 +5,7 @@ replaced meanwhile.
 """
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +31,7 @@ from tulle.kube.selectors import matches, matches_labels
 _BURST = 500
 _PHASE_RANK = {"Pending": 0, "": 0, "Unknown": 1, "Running": 2}
 _DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+_COST = re.compile(r"-?[0-9]{1,10}")
 
 
 class ReplicaSetController:
@@ -189,7 +191,7 @@ def removal_rank(pod: Pod, siblings: list[Pod]) -> tuple[Any, ...]:
         bool(pod.spec.node_name),
         _PHASE_RANK.get(pod.status.phase, 0),
         is_ready(pod),
-        int(cost) if cost.lstrip("-").isdigit() else 0,
+        int(cost) if _COST.fullmatch(cost) else 0,
         -crowd,
         -(since.timestamp() if since else 0.0),
         -restarts,

@@ -18,6 +18,8 @@ MAX_REPLICAS = "deployment.kubernetes.io/max-replicas"
 _OWN_ANNOTATIONS = frozenset(
     {REVISION, REVISION_HISTORY, DESIRED, MAX_REPLICAS, "kubectl.kubernetes.io/last-applied-configuration"}
 )
+# Anybody may write annotations: what int() refuses, thousands of digits among it, must not end the controller.
+_NUMBER = re.compile(r"[0-9]{1,18}")
 # The alphabet of names that no one can misread or curse with.
 _SAFE = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -61,13 +63,13 @@ def find_new(deployment: Deployment, sets: Sequence[ReplicaSet]) -> ReplicaSet |
 def revision_of(rs: ReplicaSet | Deployment) -> int:
     """The revision number in the annotations; 0 when absent or not a number."""
     text = rs.metadata.annotations.get(REVISION, "0")
-    return int(text) if text.isdigit() else 0
+    return int(text) if _NUMBER.fullmatch(text) else 0
 
 
 def annotation_number(rs: ReplicaSet, name: str) -> int | None:
     """A numeric annotation."""
     text = rs.metadata.annotations.get(name, "")
-    return int(text) if re.fullmatch(r"\d+", text) else None
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def inherited_annotations(deployment: Deployment) -> dict[str, str]:
