@@ -47,6 +47,13 @@ def test_quantities(text: str | float, value: str) -> None:
     assert nodefit.quantity(text) == Decimal(value)
 
 
+@pytest.mark.parametrize("text", ["1e999999999", "1e99999999999999999999"])
+def test_a_quantity_beyond_all_bounds_only_fits_nowhere(text: str) -> None:
+    large = pod(containers=[container(resources={"requests": {"cpu": text}})] * 2)
+    assert nodefit.refusals(large, node(), [large]) == ["Insufficient cpu"]
+    assert nodefit.quantity(text.replace("e", "e-")) == 0
+
+
 @pytest.mark.parametrize("text", ["", "much", "1Xi", "E", "1mm"])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a quantity such as 100m"):

@@ -5,7 +5,7 @@ Each refusal is a reason in the words of the real scheduler, since `kubectl desc
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from tulle.kube.objects import LabelSelectorRequirement, Node, Pod, Taint, Toleration
 from tulle.kube.objects.pod import NodeSelectorTerm
@@ -16,6 +16,7 @@ UNREACHABLE = "node.kubernetes.io/unreachable"
 UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 
 _QUANTITY = re.compile(r"(?P<number>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)(?P<unit>[A-Za-z]*)")
+_LARGEST = Decimal(2**63 - 1)
 _UNITS = {
     "n": Decimal("1e-9"),
     "u": Decimal("1e-6"),
@@ -41,7 +42,15 @@ def quantity(value: float | str) -> Decimal:
     found = _QUANTITY.fullmatch(str(value))
     if found is None or found["unit"] not in _UNITS:
         raise ValueError(f"{value!r} is not a quantity such as 100m, 2 or 128Mi")
-    return Decimal(found["number"]) * _UNITS[found["unit"]]
+    return _bounded(found["number"]) * _UNITS[found["unit"]]
+
+
+def _bounded(number: str) -> Decimal:
+    """At most what an int64 holds, as the API has it: more would not fit a node, and far more not the arithmetic."""
+    try:
+        return min(Decimal(number), _LARGEST)
+    except InvalidOperation:
+        return Decimal(0) if "e-" in number.lower() else _LARGEST
 
 
 def is_ready(node: Node) -> bool:
