@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from tulle.istiod.leader import LeaderElection
 from tulle.kube.client import Client
 from tulle.kube.resources import LEASES
@@ -80,3 +82,22 @@ async def test_two_candidates_one_leader(client: Client, namespace: str) -> None
             await eventually(somebody, "one of them leads")
             assert first.election.leading != second.election.leading
         await eventually(second.leads, "the one that is left leads")
+
+
+async def test_who_gets_no_answer_stops_before_the_lease_runs_out(
+    client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = Candidate(client, namespace, "me")
+    async with candidate.running():
+        await eventually(candidate.leads, "nobody else is there")
+        silence = asyncio.Event()
+        for verb in ("get", "replace"):
+            monkeypatch.setattr(client, verb, lambda *_, **__: silence.wait())
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+
+        async def stopped() -> bool:
+            return not candidate.election.leading or loop.time() - since > 3
+
+        await eventually(stopped, "its time is up")
+        assert loop.time() - since < 2

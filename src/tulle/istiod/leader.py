@@ -46,6 +46,7 @@ class LeaderElection:
         self._renew = renew
         self._informer = Informer(client, LEASES, namespace, field_selector=f"metadata.name={name}")
         self._seen_at = 0.0
+        self._asked_at = 0.0
         self._changed = asyncio.Event()
         self._informer.on_change(self._note)
         self.leading = False
@@ -95,6 +96,7 @@ class LeaderElection:
         return self._seen_at + duration - asyncio.get_running_loop().time()
 
     async def _take(self, held: Lease | None) -> bool:
+        self._asked_at = asyncio.get_running_loop().time()
         try:
             if held is None:
                 await self._client.create(LEASES, self._manifest(None), self._namespace)
@@ -137,23 +139,34 @@ class LeaderElection:
             task.result()
 
     async def _renew_until_lost(self) -> None:
-        loop = asyncio.get_running_loop()
-        renewed = loop.time()
-        while loop.time() - renewed < self._deadline:
-            await asyncio.sleep(self._renew)
-            try:
-                body = {"spec": {"holderIdentity": self._identity, "renewTime": now_micro()}}
-                current = await self._client.get(LEASES, self._name, self._namespace)
-                if current.spec.holder_identity != self._identity:
-                    return
-                body["metadata"] = {"resourceVersion": current.metadata.resource_version}
-                await self._client.patch(LEASES, self._name, body, self._namespace)
-            except NotFound:
-                return
-            except ApiError as error:
-                log.warning("lease not renewed", lease=f"{self._namespace}/{self._name}", error=str(error))
-            else:
-                renewed = loop.time()
+        """Counts from when a renewal was asked for, and gives up in the middle of one: others may see it long before its answer comes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._asked_at + self._deadline) as limit:
+                while True:
+                    await asyncio.sleep(self._renew)
+                    asked = asyncio.get_running_loop().time()
+                    try:
+                        if not await self._renewed():
+                            return
+                    except ApiError as error:
+                        log.warning("lease not renewed", lease=f"{self._namespace}/{self._name}", error=str(error))
+                    else:
+                        limit.reschedule(asked + self._deadline)
+
+    async def _renewed(self) -> bool:
+        """Whether the Lease was still ours, and is for another while. Raises ApiError when that is not known."""
+        try:
+            current = await self._client.get(LEASES, self._name, self._namespace)
+            if current.spec.holder_identity != self._identity:
+                return False
+            body = {
+                "metadata": {"resourceVersion": current.metadata.resource_version},
+                "spec": {"holderIdentity": self._identity, "renewTime": now_micro()},
+            }
+            await self._client.patch(LEASES, self._name, body, self._namespace)
+        except NotFound:
+            return False
+        return True
 
     async def _give_back(self) -> None:
         """Let the next replica start at once. If it fails the Lease runs out by itself."""
