@@ -3,14 +3,15 @@
 import asyncio
 import json
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from tulle.kube import AlreadyExists, Client, Conflict, Gone, Invalid, NotFound, Undecodable, Unreachable, untyped
 from tulle.kube.codec import decode, encode
-from tulle.kube.config import Connection
-from tulle.kube.errors import error_from_response
+from tulle.kube.config import Connection, TokenFile
+from tulle.kube.errors import Unauthorized, error_from_response
 from tulle.kube.objects import ConfigMap, EndpointSlice, ObjectMeta
 from tulle.kube.resources import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS
 
@@ -68,6 +69,15 @@ async def test_a_write_is_tried_again_only_when_it_was_not_done(api: FakeApi, cl
         await client.create(CONFIG_MAPS, {"metadata": {"name": "one"}}, "a")
     assert getattr(caught.value, "code", None) == 500
     assert len(api.requests) == 1
+
+
+async def test_a_token_that_is_refused_at_the_last_try_is_said_so(api: FakeApi, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    token = TokenFile(tmp_path / "token")
+    api.refuse = [status(503, **{"Retry-After": "0"}) for _ in range(6)] + [status(401)]
+    async with Client(Connection(server=f"http://127.0.0.1:{api.port}", token=token)) as client:
+        with pytest.raises(Unauthorized):
+            await client.get(CONFIG_MAPS, "one", "a")
 
 
 async def test_a_lost_answer_to_a_write_is_unreachable() -> None:

@@ -71,7 +71,7 @@ class Transport:
                 async with asyncio.timeout(self._request_seconds):
                     return await self._once(request, fresh_token)
             except Unauthorized:
-                if fresh_token or self._connection.token is None:
+                if fresh_token or self._connection.token is None or delay is None:
                     raise
                 fresh_token = True
             except _RetriableError as retriable:
