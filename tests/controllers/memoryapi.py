@@ -117,7 +117,7 @@ def merged(old: Any, patch: Any) -> Any:
         result = dict(old) if isinstance(old, dict) else {}
         result |= {key: merged(result.get(key), value) for key, value in patch.items()}
         return {key: value for key, value in result.items() if value is not None}
-    if isinstance(patch, list) and all(isinstance(one, dict) and "type" in one for one in patch):
+    if isinstance(patch, list) and patch and all(isinstance(one, dict) and "type" in one for one in patch):
         return list({one["type"]: one for one in [*(old or ()), *patch]}.values())
     return patch
 

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from tulle.cluster.controllers.endpointslice import EndpointSliceController
 from tulle.cluster.controllers.garbagecollector import GarbageCollector
 from tulle.cluster.controllers.nodelifecycle import NodeLifecycleController
 from tulle.cluster.controllers.ownergraph import FOREGROUND
@@ -10,7 +11,7 @@ from tulle.cluster.controllers.replicaset import ReplicaSetController
 from tulle.cluster.controllers.scheduler import Scheduler
 from tulle.kube import Conflict
 from tulle.kube.errors import Forbidden
-from tulle.kube.resources import CONFIG_MAPS, NODES, PODS, REPLICA_SETS
+from tulle.kube.resources import CONFIG_MAPS, ENDPOINT_SLICES, NODES, PODS, REPLICA_SETS, SERVICES
 
 from .memoryapi import MemoryApi, running, until
 
@@ -155,3 +156,25 @@ async def test_a_pod_that_must_be_near_another_is_placed_once_the_other_is() -> 
         await until(lambda: bool(pods["a", "web"]["status"]["conditions"]))
         api.put(PODS, pod("cache"))
         await until(lambda: pods["a", "web"]["spec"]["nodeName"] == "n1")
+
+
+async def test_a_service_that_a_finalizer_holds_leads_to_no_pod_that_is_gone() -> None:
+    api = MemoryApi()
+    service: dict[str, Any] = {
+        "metadata": {"namespace": "a", "name": "web", "uid": "web", "finalizers": ["example.com/held"]},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]},
+    }
+    api.put(SERVICES, service)
+    running_pod = pod("web", on="n1")
+    running_pod["status"]["podIP"] = "10.244.1.2"
+    api.put(PODS, running_pod)
+    slices = api.objects.setdefault("endpointslices", {})
+    async with running(api, EndpointSliceController):
+        await until(lambda: any(one.get("endpoints") for one in slices.values()))
+        api.put(SERVICES, {**service, "metadata": {**service["metadata"], "deletionTimestamp": NOW}})
+        api.remove(PODS, "web", "a")
+        await until(lambda: not any(one.get("endpoints") for one in slices.values()))
+        for _, name in list(slices):
+            api.remove(ENDPOINT_SLICES, name, "a")
+        await asyncio.sleep(0.05)
+        assert not slices

@@ -69,7 +69,7 @@ class EndpointSliceController:
         """Brings the slices of one Service to what its pods are."""
         slices = self._slices(key)
         service = self._caches.services.store.get(key)
-        if service is None or service.metadata.deletion_timestamp or not service.spec.selector:
+        if service is None or not service.spec.selector:
             # Without its Service a slice is garbage; without a selector the slices are the user's own.
             for item in slices if service is None else ():
                 await self._remove(item)
@@ -148,6 +148,9 @@ class EndpointSliceController:
     async def _create(
         self, service: Service, labels: dict[str, str], family: str, ports: Ports, endpoints: list[Endpoint]
     ) -> None:
+        if service.metadata.deletion_timestamp:
+            # It still leads to its pods, but a new slice would only come back as fast as its deletion removes them.
+            return
         body = {
             "metadata": {
                 "generateName": f"{service.metadata.name}-",
