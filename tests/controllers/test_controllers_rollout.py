@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tulle.cluster.controllers import revisions
+from tulle.cluster.controllers import conditions, revisions
+from tulle.cluster.controllers.deployment_status import Progress, computed_status, seconds_to_deadline
 from tulle.cluster.controllers.rollout import Limits, SetState, limits, new_replicas, proportional, scaled, shrink_old
 from tulle.kube.objects import Deployment, DeploymentSpec, ObjectMeta, ReplicaSet, ReplicaSetSpec
 from tulle.kube.objects.apps import RollingUpdate, Strategy
@@ -148,3 +150,20 @@ def test_a_set_used_again_keeps_its_history() -> None:
         revisions.MAX_REPLICAS: "3",
         "kubernetes.io/change-cause": "undo",
     }
+
+
+def test_a_rollout_that_hangs_on_after_a_pause_runs_out_of_time() -> None:
+    resumed = {"type": "Progressing", "status": "Unknown", "reason": "DeploymentResumed"}
+    deployment = msgspec.convert(
+        {
+            "spec": {"replicas": 1, "progressDeadlineSeconds": 60},
+            "status": {"conditions": [{**resumed, "lastUpdateTime": "2026-01-01T00:00:00Z"}]},
+        },
+        Deployment,
+    )
+    new = msgspec.convert({"metadata": {"name": "web-1", "generation": 1}, "spec": {"replicas": 1}}, ReplicaSet)
+    status = computed_status(deployment, [new], new, limits(deployment.spec), Progress(found="web-1"))
+    found = conditions.find(status.conditions, "Progressing")
+    assert found is not None
+    assert (found.status, found.reason) == ("False", "ProgressDeadlineExceeded")
+    assert seconds_to_deadline(deployment, deployment.status) == 1.0

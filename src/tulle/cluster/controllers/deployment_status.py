@@ -12,6 +12,7 @@ from tulle.cluster.controllers.rollout import Limits
 from tulle.kube.objects import Condition, Deployment, DeploymentStatus, ReplicaSet, parse_time
 
 _DEFAULT_DEADLINE = 600
+_OVER = ("NewReplicaSetAvailable", "ProgressDeadlineExceeded")
 
 
 @dataclass
@@ -56,9 +57,7 @@ def is_complete(deployment: Deployment, sets: list[ReplicaSet], new: ReplicaSet)
 def seconds_to_deadline(deployment: Deployment, status: DeploymentStatus) -> float | None:
     """When to look again whether the rollout got stuck; None when it is over or has no deadline."""
     condition = conditions.find(status.conditions, "Progressing")
-    if condition is None or condition.status != "True" or deployment.spec.paused:
-        return None
-    if condition.reason == "NewReplicaSetAvailable":
+    if condition is None or condition.reason in _OVER or deployment.spec.paused:
         return None
     return max(1.0, _deadline(deployment) - _seconds_since(condition))
 
@@ -108,8 +107,7 @@ def _progressing(
         return _put(found, "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', keep=before)
     if before is None or (before.reason == "NewReplicaSetAvailable" and f'"{name}"' not in before.message):
         return _put(found, "True", "FoundNewReplicaSet", f'Found new replica set "{name}"')
-    stuck = before.status == "True" and before.reason != "NewReplicaSetAvailable"
-    if stuck and _seconds_since(before) >= _deadline(deployment):
+    if before.reason not in _OVER and _seconds_since(before) >= _deadline(deployment):
         return _put(found, "False", "ProgressDeadlineExceeded", f'ReplicaSet "{name}" has timed out progressing.')
     return found
 
