@@ -93,6 +93,18 @@ async def test_a_watch_gets_history_then_the_present_in_order(tmp_path: Path) ->
     await store.close()
 
 
+async def test_a_listener_that_fails_keeps_no_write_from_being_seen(tmp_path: Path) -> None:
+    def fail(_: Event) -> None:
+        raise ValueError
+
+    store = Store(tmp_path / "store.db", fields_of)
+    store.listen("pods", fail)
+    watcher = store.watch("pods", "", store.revision)
+    written = await asyncio.gather(*(store.write(key(name), pod(name), 0) for name in "ab"))
+    assert [event.revision for event in await watcher.drain(1.0)] == [record.revision for record in written]
+    await store.close()
+
+
 async def test_a_change_in_the_moment_a_wait_ends_is_not_passed_over(tmp_path: Path) -> None:
     """Both are due when the loop comes round, the end of the wait first. (A bookmark then says that all was seen.)"""
     watcher = Watcher("pods", "", (), 0)

@@ -84,6 +84,11 @@ def test_an_ordinary_container_can_change_nothing_around_it(image: LocalImage) -
     assert document["process"]["capabilities"]["effective"] == []  # the image's user is not root
     denied = document["linux"]["seccomp"]["syscalls"][0]["names"]
     assert {"mount", "setns", "unshare", "bpf"} <= set(denied)
+    others = [rule["names"] for rule in document["linux"]["seccomp"]["syscalls"][1:]]
+    assert others == [["clone"], ["clone3"]], (
+        "a user namespace has all capabilities, and clone makes one as unshare does"
+    )
+    assert len(security.seccomp({"CAP_SYS_ADMIN"})["syscalls"]) == 1
     assert "/proc/sys" in document["linux"]["readonlyPaths"]
     spaces = {n["type"]: n.get("path", "") for n in document["linux"]["namespaces"]}
     assert spaces == {

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from tulle.cluster.store.log import Entry, Log
 from tulle.cluster.store.records import Event, Key, Object, Record
 from tulle.cluster.store.watch import WINDOW, Watcher, Window
+
+log = structlog.get_logger("tulle.store")
 
 FieldsOf = Callable[[str, Object], Mapping[str, str]]
 _COMPACT_EVERY = 1_000
@@ -218,7 +221,13 @@ class Store:
         event = Event(entry.revision, entry.key, pending.old, pending.new, deleted)
         self._compact(self._window.append(event))
         for listener in self._listeners.get(entry.key.resource, ()):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:
+                # The write is on the disk: its writer, those committed with it and the watchers have to hear of it all the same.
+                log.exception(
+                    "listener failed", resource=entry.key.resource, key=f"{entry.key.namespace}/{entry.key.name}"
+                )
         for watcher in self._watchers.get(entry.key.resource, ()):
             watcher.offer(event)
 

@@ -140,6 +140,11 @@ class PodManager:
         )
         if document is not None and document["metadata"]["uid"] == worker.pod.metadata.uid:
             self._add(spec.parse(document))
+        else:  # it was deleted meanwhile, and nobody else ends what is left of it
+            uid = worker.pod.metadata.uid
+            task = asyncio.create_task(self._clean(worker.pod.ref), name=f"end of pod {worker.pod.ref}")
+            self._tasks[uid] = task
+            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
 
     async def _end_orphans(self) -> None:
         """Containers of pods that were deleted while this process was not there."""
@@ -152,9 +157,13 @@ class PodManager:
             if record.pod_uid not in known:
                 left[record.pod_uid] = PodRef(record.pod_namespace, record.pod_name, record.pod_uid)
         for ref in left.values():
-            log.info("ending a pod that the API server does not know", pod=str(ref))
-            with contextlib.suppress(ShimError, OSError, NetworkError):
-                await ending.clean(self._node, ref)
+            await self._clean(ref)
+
+    async def _clean(self, ref: PodRef) -> None:
+        assert self._node is not None
+        log.info("ending a pod that the API server does not know", pod=str(ref))
+        with contextlib.suppress(ShimError, OSError, NetworkError):
+            await ending.clean(self._node, ref)
 
     def running(self, namespace: str, name: str, container: str) -> Run | None:
         """The current run of a container, if there is one."""

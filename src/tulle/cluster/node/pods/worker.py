@@ -182,7 +182,8 @@ class PodWorker:
         known = self._volumes
         if known is not None and not self._volumes_stale and (known.refresh_at or float("inf")) > time.time():
             return known
-        self._volumes_stale = False
+        # Should it fail, what there was before does not count as up to date.
+        self._volumes, self._volumes_stale = None, False
         facts = PodFacts(sandbox.ip, self._node.name, self._node.ip, self._node.allocatable)
         self._volumes = await self._node.volumes.prepare(self.pod, facts)
         return self._volumes
