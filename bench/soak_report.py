@@ -110,15 +110,22 @@ def _process_rows(found: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             f"{series[len(series) // 2][1]:.1f}",
             f"{series[-1][1]:.1f}",
             f"{process['kb_per_minute']:+.1f} ± {process['error']:.1f}",
+            f"{_late(series):+.1f}",
             f"{process['files_per_minute']:+.2f}",
         )
+
+
+def _late(series: Sequence[tuple[float, float]]) -> float:
+    """KB a minute in the last quarter, when memory that has a bound has reached it."""
+    return slope([(minute, megabytes * 1e3) for minute, megabytes in series if minute >= series[-1][0] * 0.75])[0]
 
 
 def tables(found: Mapping[str, Any]) -> str:
     """Paths, then processes."""
     head = ("path", "highest rate", "rate", "requests", "failed, of deleted pods", "failed, others")
     marks = (*(f"p{share * 100:g} ms" for share in _SHARES), "longest")
-    processes = ("process", "MB at half time", "MB at the end", "KB/min in the second half", "open files/min")
+    rates = ("KB/min in the second half", "in the last quarter", "open files/min")
+    processes = ("process", "MB at half time", "MB at the end", *rates)
     return "\n".join(
         (
             f"{found['seconds'] / 60:.0f} minutes; {found['replaced']} pods replaced, {found['skipped']} times too few were "

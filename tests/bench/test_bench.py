@@ -210,7 +210,7 @@ def test_a_failure_counts_unless_its_connection_was_to_a_deleted_pod() -> None:
     assert list(summary["processes"]) == ["istiod 7"]
     text = soak_report.tables(summary)
     assert "| a path | 1 | 0 | 10 | 1 | 3 503 |" in text
-    assert "| istiod | 10.0 | 10.0 | +0.0 ± 0.0 | +0.00 |" in text
+    assert "| istiod | 10.0 | 10.0 | +0.0 ± 0.0 | +0.0 | +0.00 |" in text
 
 
 def test_what_is_new_in_a_dump_of_envoy_is_found() -> None:
