@@ -102,6 +102,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (when("source.ips", "10.0.0.1"), f"{WHEN}.key", "unknown key"),
     (when("request.headers", "a"), f"{WHEN}.key", "unknown key"),
     (when("request.headers[]", "a"), f"{WHEN}.key", "unknown key"),
+    (when("request.headers[a\0b]", "a"), f"{WHEN}.key", "unknown key"),
+    (when("request.headers[ä]", "a"), f"{WHEN}.key", "unknown key"),
     (when("request.auth.claims", "a"), f"{WHEN}.key", "unknown key"),
     (when("request.auth.claims[a]b", "a"), f"{WHEN}.key", "unknown key"),
     (when("experimental.envoy.filters.x", "a"), f"{WHEN}.key", "unknown key"),

@@ -92,7 +92,8 @@ PLAIN_KEYS: dict[str, tuple[Attribute, bool, bool]] = {
     "request.auth.audiences": (Attribute.AUDIENCE, False, False),
     "request.auth.presenter": (Attribute.PRESENTER, False, False),
 }
-_HEADER = re.compile(r"request\.headers\[([^\[\]\s]+)\]")
+_HEADER = re.compile(r"request\.headers\[(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
+"""No other name can be a header's (RFC 9110, 5.1), and Envoy would refuse it together with all other policies of the target."""
 _CLAIMS = re.compile(r"request\.auth\.claims((?:\[[^\[\]]+\])+)")
 _FILTER = re.compile(r"experimental\.(envoy\.filters\.[A-Za-z0-9_.-]+)((?:\[[^\[\]]+\])+)")
 _BRACKETS = re.compile(r"\[([^\[\]]+)\]")
