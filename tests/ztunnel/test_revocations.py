@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 
 from tests.support.revoking import revocation_list
+from tulle.ztunnel.traffic.revoked import SETTLE_SECONDS
 
 from .conftest import needs_root
 from .mesh import VIP
@@ -31,7 +32,8 @@ def serial_of(files: dict[str, str]) -> int:
 
 
 async def revoke(node: Node, *serials: int) -> None:
-    """Hand out lists of both authorities, and wait until Envoy has them."""
+    """Hand out lists of both authorities, and wait until Envoy has them and idle tunnels have been closed: one that is about to be
+    made in that moment is closed too, before it can be refused."""
     istiod = node.istiod
     node.crl_path.write_text(revocation_list(istiod.root) + revocation_list(istiod.signer, *serials))
     seen = node.log.read_text().count("revocations_changed")
@@ -40,7 +42,7 @@ async def revoke(node: Node, *serials: int) -> None:
         return node.log.read_text().count("revocations_changed") > seen
 
     await node.eventually(taken)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(SETTLE_SECONDS + 0.3)
 
 
 async def certificate(node: Node, identity: str) -> int:
