@@ -70,7 +70,7 @@ bench-quick: $(VENV)/.installed
 	-@$(MAKE) --silent debian-bench
 	@python -m bench.quick
 
-MINUTES := 30
+MINUTES := 15
 soak: debian-bench bench-charts
 	python -m bench.soak --minutes $(MINUTES)
 

@@ -12,6 +12,8 @@ from bench import report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ALLOWED = 0.005
+"""The share of its resident memory by which a process may grow in the measured time and still be said not to grow."""
 _SHARES = (0.5, 0.9, 0.99, 0.999)
 _POINTS = 60
 
@@ -54,14 +56,15 @@ def _path(found: Mapping[str, Any], deleted: Mapping[str, float]) -> dict[str, A
     }
 
 
-def _growth(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every process that was there for all of the second half."""
-    half = samples[len(samples) // 2 :]
+def _growth(samples: Sequence[Mapping[str, Any]], warm_up: float) -> dict[str, dict[str, Any]]:
+    """Every process that was there for all of the time after the warm-up, which is in seconds."""
     begun = samples[0]["at"]
-    names = set.intersection(*(set(sample["processes"]) for sample in half))
+    measured = [sample for sample in samples if sample["at"] >= begun + warm_up]
+    minutes = (measured[-1]["at"] - measured[0]["at"]) / 60
+    names = set.intersection(*(set(sample["processes"]) for sample in measured))
     grown = {}
     for name in sorted(names):
-        points = [((s["at"] - begun) / 60, s["processes"][name]) for s in half]
+        points = [((s["at"] - begun) / 60, s["processes"][name]) for s in measured]
         rate, error = slope([(minute, found["rss"] / 1e3) for minute, found in points])
         files, _ = slope([(minute, found["files"]) for minute, found in points])
         series = [
@@ -69,7 +72,14 @@ def _growth(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             for s in samples[:: max(1, len(samples) // _POINTS)]
             if name in s["processes"]
         ]
-        grown[name] = {"kb_per_minute": rate, "error": error, "files_per_minute": files, "series": series}
+        grown[name] = {
+            "mb": [points[0][1]["rss"] / 1e6, points[-1][1]["rss"] / 1e6],
+            "kb_per_minute": rate,
+            "error": error,
+            "share": rate * minutes * 1e3 / points[0][1]["rss"],
+            "files_per_minute": files,
+            "series": series,
+        }
     return grown
 
 
@@ -77,11 +87,12 @@ def summary(result: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, A
     """What is kept of a run."""
     return {
         "seconds": result["seconds"],
+        "warm_up": result["warm_up"],
         "most": {places[name]: rate for name, rate in result["most"].items()},
         "paths": {places[name]: _path(found, result["deleted"]) for name, found in result["paths"].items()},
         "replaced": len(result["deleted"]),
         "skipped": result["skipped"],
-        "processes": _growth(result["samples"]),
+        "processes": _growth(result["samples"], result["warm_up"]),
     }
 
 
@@ -102,34 +113,31 @@ def _path_rows(found: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
 
 def _process_rows(found: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
     for name, process in found["processes"].items():
-        series = process["series"]
-        if series[-1][1] < 1:
+        begin, end = process["mb"]
+        if end < 1:
             continue  # those that hold a pod's namespaces have a page or two
         yield (
             name.rsplit(" ", 1)[0],
-            f"{series[len(series) // 2][1]:.1f}",
-            f"{series[-1][1]:.1f}",
+            f"{begin:.1f}",
+            f"{end:.1f}",
             f"{process['kb_per_minute']:+.1f} ± {process['error']:.1f}",
-            f"{_late(series):+.1f}",
+            f"{process['share']:+.2%}",
+            "no" if process["share"] <= ALLOWED else "yes",
             f"{process['files_per_minute']:+.2f}",
         )
-
-
-def _late(series: Sequence[tuple[float, float]]) -> float:
-    """KB a minute in the last quarter, when memory that has a bound has reached it."""
-    return slope([(minute, megabytes * 1e3) for minute, megabytes in series if minute >= series[-1][0] * 0.75])[0]
 
 
 def tables(found: Mapping[str, Any]) -> str:
     """Paths, then processes."""
     head = ("path", "highest rate", "rate", "requests", "failed, of deleted pods", "failed, others")
     marks = (*(f"p{share * 100:g} ms" for share in _SHARES), "longest")
-    rates = ("KB/min in the second half", "in the last quarter", "open files/min")
-    processes = ("process", "MB at half time", "MB at the end", *rates)
+    minutes = f"{found['seconds'] / 60:.0f}"
+    growth = ("KB/min", f"in {minutes} minutes", f"grows by more than {ALLOWED:.1%}", "open files/min")
+    processes = ("process", "MB after the warm-up", "MB at the end", *growth)
     return "\n".join(
         (
-            f"{found['seconds'] / 60:.0f} minutes; {found['replaced']} pods replaced, {found['skipped']} times too few were "
-            "Ready to delete one.\n",
+            f"{minutes} minutes after {found['warm_up'] / 60:.0f} of warm-up; {found['replaced']} pods replaced in all, "
+            f"{found['skipped']} times too few were Ready to delete one.\n",
             report.table((*head, *marks), _path_rows(found)),
             "",
             report.table(processes, _process_rows(found)),
@@ -144,7 +152,8 @@ def page(found: Mapping[str, Any]) -> str:
         for name, process in found["processes"].items():
             if process["series"][-1][1] >= 10:
                 axes.plot(*zip(*process["series"], strict=True), label=name.rsplit(" ", 1)[0])
-        axes.set_xlabel("minutes")
+        axes.axvline(found["warm_up"] / 60, color="grey", linewidth=0.8, linestyle="dotted")
+        axes.set_xlabel("minutes; what is left of the dotted line is warm-up")
         axes.set_ylabel("RSS, MB")
         axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -192,13 +193,23 @@ def test_a_slope_is_that_of_the_line_with_its_error() -> None:
     assert soak_report.percentiles([(1, 98), (5, 1), (70, 1)]) == [0.1, 0.1, 0.5, 7.0, 7.0]
 
 
+def _grown(process: Mapping[str, float], samples: int) -> Mapping[str, float]:
+    """What a process is that jumps by 5 MB while it warms up, and gains 20 KB in each sample after that."""
+    warm = 2
+    return {**process, "rss": process["rss"] - (5e6 if samples < warm else -20e3 * (samples - warm))}
+
+
 def test_a_failure_counts_unless_its_connection_was_to_a_deleted_pod() -> None:
     failures = [{"at": at, "pod": pod, "how": "503"} for at, pod in ((5, "a"), (15, "a"), (15, "b"), (15, ""))]
     found = {"done": 10, "seconds": 20, "connections": 3, "failures": failures, "latencies": [(10, 10)]}
     process = {"rss": 1e7, "uss": 1e7, "files": 7}
-    samples = [{"at": 5.0 * n, "processes": {"istiod 7": process, f"sample server {n}": process}} for n in range(6)]
+    samples = [
+        {"at": 5.0 * n, "processes": {"istiod 7": process, f"sample server {n}": process, "leak 8": _grown(process, n)}}
+        for n in range(6)
+    ]
     result = {
         "seconds": 20,
+        "warm_up": 10,
         "most": {"x": 1.0},
         "paths": {"x": found},
         "deleted": {"a": 10},
@@ -207,10 +218,11 @@ def test_a_failure_counts_unless_its_connection_was_to_a_deleted_pod() -> None:
     }
     summary = soak_report.summary(result, {"x": "a path"})
     assert summary["paths"]["a path"]["failed"] == {"503": 3}
-    assert list(summary["processes"]) == ["istiod 7"]
+    assert list(summary["processes"]) == ["istiod 7", "leak 8"]
     text = soak_report.tables(summary)
     assert "| a path | 1 | 0 | 10 | 1 | 3 503 |" in text
-    assert "| istiod | 10.0 | 10.0 | +0.0 ± 0.0 | +0.0 | +0.00 |" in text
+    assert "| istiod | 10.0 | 10.0 | +0.0 ± 0.0 | +0.00% | no | +0.00 |" in text
+    assert "| leak | 10.0 | 10.1 | +240.0 ± 0.0 | +0.60% | yes | +0.00 |" in text
 
 
 def test_what_is_new_in_a_dump_of_envoy_is_found() -> None:
