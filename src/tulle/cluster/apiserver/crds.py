@@ -21,28 +21,36 @@ from tulle.cluster.apiserver.rest.call import Options
 from tulle.cluster.apiserver.rest.deleter import DeleteOptions, Deleter
 from tulle.cluster.apiserver.rest.objects import now
 from tulle.cluster.apiserver.rest.writer import Writer
+from tulle.cluster.apiserver.strategy.admission import CLEANUP, hold_definition
 from tulle.cluster.store import Event, Store
 
 Object = dict[str, Any]
 RESOURCE = "customresourcedefinitions.apiextensions.k8s.io"
-CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _RETRY_SECONDS = 5.0
+_AGAIN_SECONDS = 1.0
 _EMPTY_SCHEMA: Mapping[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _log = structlog.get_logger("apiserver")
 
 
 def kinds_of(definition: Mapping[str, Any]) -> tuple[Kind, ...]:
     """The kinds that an accepted definition serves."""
-    spec = definition["spec"]
-    names = spec["names"]
-    versions = sorted(spec.get("versions") or (), key=lambda v: version_rank(v["name"]))
-    storage = next((v["name"] for v in versions if v.get("storage")), "")
+    versions = sorted(definition["spec"].get("versions") or (), key=lambda v: version_rank(v["name"]))
+    storage = stored_kind(definition).version
     stored = (definition.get("status") or {}).get("storedVersions") or ()
-    kinds = (_kind(spec, names, version, storage) for version in versions if version.get("served"))
-    return tuple(replace(kind, mixed=any(other != storage for other in stored)) for kind in kinds)
+    mixed, ending = any(other != storage for other in stored), bool(definition["metadata"].get("deletionTimestamp"))
+    kinds = (_kind(definition["spec"], version, storage) for version in versions if version.get("served"))
+    return tuple(replace(kind, mixed=mixed, ending=ending) for kind in kinds)
 
 
-def _kind(spec: Mapping[str, Any], names: Mapping[str, Any], version: Mapping[str, Any], storage: str) -> Kind:
+def stored_kind(definition: Mapping[str, Any]) -> Kind:
+    """The kind as its objects are stored, served in that version or not."""
+    spec = definition["spec"]
+    version = next(version for version in spec["versions"] if version.get("storage"))
+    return _kind(spec, version, version["name"])
+
+
+def _kind(spec: Mapping[str, Any], version: Mapping[str, Any], storage: str) -> Kind:
+    names = spec["names"]
     subresources = version.get("subresources") or {}
     columns = tuple(
         PrinterColumn(
@@ -136,6 +144,7 @@ class CustomKinds:
     def _changed(self, event: Event) -> None:
         if event.new is None:
             self._registry.set_custom(event.key.name, ())
+            self._store.interrupt(event.key.name)
             self._names_freed(event.key.name.partition(".")[2])
             return
         self._register(event.new.decode())
@@ -186,7 +195,7 @@ class CustomKinds:
             await self._clean_up(kind, definition)
             return
         if CLEANUP not in (definition["metadata"].get("finalizers") or ()):
-            await self._writer.change(kind, "", name, _with_finalizer, Options())
+            await self._writer.change(kind, "", name, hold_definition, Options())
         problem = self._names_problem(definition)
 
         def accept(old: Object) -> Object:
@@ -221,30 +230,23 @@ class CustomKinds:
 
     async def _clean_up(self, kind: Kind, definition: Object) -> None:
         """Delete the custom resources of a definition that goes away, then let it go."""
-        name = definition["metadata"]["name"]
-        for served in kinds_of(definition)[:1]:
-            for record in self._store.list(served.storage):
-                try:
-                    wish = DeleteOptions()
-                    await self._deleter.delete(served, record.key.namespace, record.key.name, wish, Options())
-                except errors.StatusError as error:
-                    if error.reason != "NotFound":
-                        raise
-            if self._store.list(served.storage):
-                # Finalizers still hold some of them: look again a little later.
-                asyncio.get_running_loop().call_later(1.0, self._again, name)
-                return
-            self._store.interrupt(served.storage)
+        name, stored = definition["metadata"]["name"], stored_kind(definition)
+        for record in self._store.list(stored.storage):
+            try:
+                wish = DeleteOptions()
+                await self._deleter.delete(stored, record.key.namespace, record.key.name, wish, Options())
+            except errors.StatusError as error:
+                if error.reason != "NotFound":
+                    raise
+        if self._store.list(stored.storage) or self._store.writing(stored.storage):
+            # Finalizers still hold some of them, or one was on its way to the disk: look again a little later.
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._again, name)
+            return
         await self._writer.change(kind, "", name, _without_finalizer, Options())
 
     def _again(self, name: str) -> None:
         self._dirty.add(name)
         self._wake.set()
-
-
-def _with_finalizer(obj: Object) -> Object:
-    obj["metadata"]["finalizers"] = [*(obj["metadata"].get("finalizers") or ()), CLEANUP]
-    return obj
 
 
 def _without_finalizer(obj: Object) -> Object:

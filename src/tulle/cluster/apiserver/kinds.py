@@ -36,7 +36,7 @@ class Kind:
     `resource` is the storage resource (shared by the versions of a kind); `schema` the name of the built-in definition,
     or the OpenAPI v3 schema of a custom resource's version; `status` whether /status is a subresource of its own;
     `generation` whether metadata.generation counts changes of the desired state; `mixed` whether some of its objects may
-    still be stored in an older version than `storage_version`.
+    still be stored in an older version than `storage_version`; `ending` whether its definition is being deleted.
     """
 
     group: str
@@ -57,6 +57,7 @@ class Kind:
     list_kind: str = ""
     storage_version: str = ""
     mixed: bool = False
+    ending: bool = False
     scale: Mapping[str, str] | None = None
     name_rule: str = "subdomain"
     warning: str = ""

@@ -147,12 +147,19 @@ class Store:
         """Call `listener` on the loop for each committed event of `resource` (before any watcher or caller sees it)."""
         self._listeners.setdefault(resource, []).append(listener)
 
-    async def write(self, key: Key, obj: Object, expected: int) -> Record:
+    def writing(self, resource: str) -> bool:
+        """Whether a change of `resource` is on its way to the disk."""
+        return any(key.resource == resource for key in self._busy)
+
+    async def write(self, key: Key, obj: Object, expected: int, check: Callable[[], None] | None = None) -> Record:
         """Create (`expected` 0) or replace; sets metadata.resourceVersion in `obj`.
 
+        `check` may refuse by raising, at the last moment: nothing that it saw changes before the write is on its way.
         Returns the record once it is durable. Raises RevisionConflictError, or StoreFailedError when the disk refused it.
         """
         current = await self._claim(key, expected)
+        if check is not None:
+            check()
         revision = self._take_revision()
         obj.setdefault("metadata", {})["resourceVersion"] = str(revision)
         value = msgspec.json.encode(obj)

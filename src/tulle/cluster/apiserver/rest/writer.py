@@ -35,6 +35,9 @@ class Strategy(Protocol):
     def prepare_create(self, kind: Kind, obj: Object, options: Options) -> None:
         """Mutating admission and allocation for a new object. Raises StatusError."""
 
+    def check_place(self, kind: Kind, obj: Object) -> None:
+        """Whether a new object still has a namespace and a definition to be in. Raises StatusError."""
+
     def prepare_update(self, kind: Kind, old: Object, new: Object, subresource: str) -> None:
         """Mutating admission for a change. Raises StatusError."""
 
@@ -100,7 +103,11 @@ class Writer:
     async def _insert(self, kind: Kind, namespace: str, obj: Object) -> Object:
         name = obj["metadata"]["name"]
         try:
-            record = await self.store.write(key_of(kind, namespace, name), to_storage(kind, obj), 0)
+            # Asked once more as it is written: what it was made for may have gone while webhooks thought about it, and nobody
+            # would look for it there any more.
+            record = await self.store.write(
+                key_of(kind, namespace, name), to_storage(kind, obj), 0, lambda: self.strategy.check_place(kind, obj)
+            )
         except RevisionConflictError:
             raise errors.already_exists(kind.plural, kind.group, name) from None
         except StoreFailedError as error:

@@ -1,4 +1,4 @@
-"""Built-in admission: the life of namespaces, and the ServiceAccount of pods."""
+"""Built-in admission: the life of namespaces and definitions, and the ServiceAccount of pods."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from tulle.cluster.apiserver import errors
 from tulle.cluster.apiserver.kinds import Kind
+from tulle.cluster.apiserver.registry import Registry
 from tulle.cluster.apiserver.strategy.pod_defaults import DEFAULT_MODE
 from tulle.cluster.store import Key, Store
 
@@ -15,6 +16,7 @@ Object = dict[str, Any]
 TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3607
 _ACCOUNT_ATTEMPTS, _ACCOUNT_PAUSE = 100, 0.05
+CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 IMMORTAL = ("default", "kube-system", "kube-public")
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _TOLERATIONS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -36,6 +38,24 @@ def check_namespace_alive(store: Store, kind: Kind, obj: Object) -> None:
         }
         refusal.details = {**refusal.details, "causes": [cause]}
         raise refusal
+
+
+def check_definition_alive(registry: Registry, kind: Kind) -> None:
+    """Nothing is created of a definition that is gone or terminating. Raises StatusError 404 or 405."""
+    now = registry.find(kind.group, kind.version, kind.plural)
+    if now is None:
+        raise errors.no_such_path()
+    if now.ending:
+        refusal = errors.method_not_allowed("create", kind.plural, kind.group)
+        refusal.message = "create not allowed while custom resource definition is terminating"
+        raise refusal
+
+
+def hold_definition(definition: Object) -> Object:
+    """A definition with the finalizer that keeps it until its objects are gone."""
+    held = definition["metadata"].get("finalizers") or []
+    definition["metadata"]["finalizers"] = [*(name for name in held if name != CLEANUP), CLEANUP]
+    return definition
 
 
 def check_may_die(kind: Kind, name: str) -> None:

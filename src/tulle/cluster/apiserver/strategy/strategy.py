@@ -49,9 +49,8 @@ class KindStrategy:
             await admission.await_default_account(self._store, obj)
 
     def prepare_create(self, kind: Kind, obj: Object, options: Options) -> None:
-        """Namespace life cycle, ServiceAccount admission, allocation. Raises StatusError."""
-        if kind.namespaced:
-            admission.check_namespace_alive(self._store, kind, obj)
+        """ServiceAccount admission, allocation, finalizers. Raises StatusError."""
+        self.check_place(kind, obj)
         match (kind.group, kind.kind):
             case ("", "Pod"):
                 admission.admit_pod(self._store, obj)
@@ -61,6 +60,15 @@ class KindStrategy:
                 stamp_event(obj)
             case ("", "Secret"):
                 _join_string_data(obj)
+            case ("apiextensions.k8s.io", "CustomResourceDefinition"):
+                admission.hold_definition(obj)
+
+    def check_place(self, kind: Kind, obj: Object) -> None:
+        """Whether a new object still has a namespace and a definition to be in. Raises StatusError."""
+        if kind.custom:
+            admission.check_definition_alive(self._registry, kind)
+        if kind.namespaced:
+            admission.check_namespace_alive(self._store, kind, obj)
 
     def prepare_update(self, kind: Kind, old: Object, new: Object, subresource: str) -> None:
         """Allocation for changed Services. Raises StatusError."""
