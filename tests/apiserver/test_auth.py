@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 import yaml
 from cryptography import x509
+from yarl import URL
 
 from tulle.cluster import pki as pki_module
 from tulle.cluster.apiserver.auth.tokens import ISSUER, TokenError, TokenSigner
@@ -324,3 +325,45 @@ async def test_a_right_to_one_name_is_no_right_to_create(api: Api) -> None:
     assert (await with_token(api, token, path, "POST", {"metadata": {"name": "b"}}))[0] == 403
     assert (await with_token(api, token, f"{path}/a", "POST", {"metadata": {"name": "b"}}))[0] == 405
     assert (await api.call("GET", f"{path}/b"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("selector", "status"),
+    [
+        ("metadata.name%3Da", 200),
+        ("metadata.name%3D%3Da,metadata.namespace%3Dn", 200),
+        ("type%3DOpaque,metadata.name%3Da", 200),
+        ("metadata.name%3Da,metadata.name%3Db", 200),
+        ("metadata.name%3Db", 403),
+        ("metadata.name%3Db,metadata.name%3Da", 403),
+        ("metadata.name!%3Db", 403),
+        ("metadata.name!%3Da", 403),
+        ("metadata.name%3D", 403),
+        ("metadata.namespace%3Da", 403),
+        ("type%3Dmetadata.name%3Da", 403),
+        ("metadata.name%3Da%26", 403),
+        ("", 403),
+    ],
+)
+@pytest.mark.parametrize("query", ["?fieldSelector=", "?watch=true&timeoutSeconds=1&fieldSelector="])
+async def test_a_right_to_one_name_lists_and_watches_that_one_alone(
+    api: Api, selector: str, status: int, query: str
+) -> None:
+    path = f"{await api.namespace('n')}/secrets"
+    rule = {"verbs": ["list", "watch"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]}
+    token = await allow(api, "n", rule)
+    for name in ("a", "b"):
+        await api.ok("POST", path, {"metadata": {"name": name}})
+    connector = aiohttp.TCPConnector(ssl=client_tls(api.pki, ""))
+    async with (
+        aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}) as session,
+        session.get(URL(f"{api.url}{path}{query}{selector}", encoded=True)) as answer,
+    ):
+        assert answer.status == status
+        assert status == 403 or '"name":"b"' not in await answer.text()
+
+
+async def test_a_right_to_one_name_deletes_no_collection(api: Api) -> None:
+    path = f"{await api.namespace('n')}/secrets"
+    token = await allow(api, "n", {"verbs": ["*"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]})
+    assert (await with_token(api, token, f"{path}?fieldSelector=metadata.name%3Da", "DELETE"))[0] == 403

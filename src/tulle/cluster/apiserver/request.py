@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tulle.cluster.apiserver.selectors import exact_value
+
 _READ = ("GET", "HEAD")
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """`resource` is empty for a path that is not about resources (then `verb` is the HTTP method in lower case)."""
+    """`resource` is empty for a path that is not about resources (then `verb` is the HTTP method in lower case).
+
+    A list or watch has a `name` when it is about that one alone.
+    """
 
     path: str
     verb: str
@@ -45,6 +50,8 @@ def parse(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
         return RequestInfo(path, method.lower())
     namespace, resource, name, subresource, tail = _split(group, rest)
     verb = _verb(method, name, query)
+    if verb in ("list", "watch") and not name:
+        name = _selected_name(query)
     return RequestInfo(path, verb, group, version, namespace, resource, subresource, name, tail)
 
 
@@ -59,6 +66,12 @@ def _split(group: str, parts: list[str]) -> tuple[str, str, str, str, str]:
             namespace, parts = parts[1], parts[2:]
     resource, name, subresource, *tail = [*parts, "", "", ""][: max(len(parts), 3)]
     return namespace, resource, name, subresource, "/".join(tail)
+
+
+def _selected_name(query: Mapping[str, str]) -> str:
+    """The name that the field selector leaves: whoever may list or watch that one may do so in this way, as upstream."""
+    name = exact_value(query.get("fieldSelector", ""), "metadata.name")
+    return "" if name in (".", "..") or "/" in name or "%" in name else name
 
 
 def _verb(method: str, name: str, query: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ _REQUIREMENT = re.compile(
     r"|(?P<present>[^\s,=!()<>]+)"
     r")\s*(?:,|\Z)"
 )
+_FIELD = re.compile(r"([^=!]+)(!=|==|=)(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def parse_field_selector(text: str, supported: Sequence[str]) -> Selector:
     """The selector a `fieldSelector` parameter means; `supported` are the fields of the resource. Raises StatusError 400."""
     requirements: list[Requirement] = []
     for part in (p for p in text.split(",") if p):
-        found = re.fullmatch(r"([^=!]+)(!=|==|=)(.*)", part)
+        found = _FIELD.fullmatch(part)
         if found is None:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
         field, operator, value = found.groups()
@@ -131,6 +132,12 @@ def parse_field_selector(text: str, supported: Sequence[str]) -> Selector:
             raise bad_request(f"field label not supported: {field}")
         requirements.append(Requirement(field, "notin" if operator == "!=" else "in", (value,)))
     return Selector(tuple(requirements))
+
+
+def exact_value(text: str, field: str) -> str:
+    """The one value of `field` that a `fieldSelector` parameter can match, or "" if it does not say one."""
+    found = (_FIELD.fullmatch(part) for part in text.split(","))
+    return next((match[3] for match in found if match and match[1] == field and match[2] != "!="), "")
 
 
 def from_label_selector_object(selector: Mapping[str, Any] | None) -> Selector:

@@ -23,7 +23,7 @@ from tulle.cluster.apiserver.rest.convert import from_storage, is_identity
 from tulle.cluster.apiserver.rest.objects import parse_revision
 from tulle.cluster.apiserver.rest.response import Format
 from tulle.cluster.apiserver.rest.writer import Writer
-from tulle.cluster.apiserver.selectors import Selector, parse_field_selector, parse_label_selector
+from tulle.cluster.apiserver.selectors import Requirement, Selector, parse_field_selector, parse_label_selector
 from tulle.cluster.apiserver.table import render
 from tulle.cluster.store import Record, Store
 
@@ -55,12 +55,10 @@ class _Snapshot:
 
 
 def filter_of(call: Call, registry: Registry) -> Filter:
-    """The selectors of a request (a name in the path is a field selector). Raises StatusError 400."""
-    supported = registry.supported_fields(call.kind)
-    fields = parse_field_selector(call.query.get("fieldSelector", ""), supported)
+    """The selectors of a request; what it was authorised for by name it gets by name. Raises StatusError 400."""
+    fields = parse_field_selector(call.query.get("fieldSelector", ""), registry.supported_fields(call.kind))
     if call.info.name:
-        named = parse_field_selector(f"metadata.name={call.info.name}", supported)
-        fields = Selector(fields.requirements + named.requirements)
+        fields = Selector((*fields.requirements, Requirement("metadata.name", "in", (call.info.name,))))
     return Filter(parse_label_selector(call.query.get("labelSelector", "")), fields)
 
 
