@@ -126,16 +126,30 @@ class Store:
             return [table[key] for key in sorted(key for key in table if key[0] == namespace)]
         return [table[key] for key in sorted(table)]
 
+    def list_at(self, resource: str, namespace: str, revision: int) -> Sequence[Record]:
+        """What `list` gave when the store was at `revision`. Raises CompactedError or FutureRevisionError."""
+        if revision == self.revision:
+            return self.list(resource, namespace)
+        table = {record.key: record for record in self.list(resource, namespace)}
+        for event in reversed(self._since(resource, namespace, revision)):
+            if event.old is None:
+                table.pop(event.key, None)
+            else:
+                table[event.key] = event.old
+        return [table[key] for key in sorted(table)]
+
+    def _since(self, resource: str, namespace: str, revision: int) -> Sequence[Event]:
+        return self._window.since(
+            resource, revision, self.revision, lambda event: not namespace or event.key.namespace == namespace
+        )
+
     def resources(self) -> Iterable[str]:
         """Storage resources that hold at least one object."""
         return [resource for resource, table in self._objects.items() if table]
 
     def watch(self, resource: str, namespace: str, revision: int) -> Watcher:
         """Follow `resource` after `revision`. Raises CompactedError or FutureRevisionError; end it with `unwatch`."""
-        backlog = self._window.since(
-            resource, revision, self.revision, lambda event: not namespace or event.key.namespace == namespace
-        )
-        watcher = Watcher(resource, namespace, backlog, self.revision)
+        watcher = Watcher(resource, namespace, self._since(resource, namespace, revision), self.revision)
         self._watchers.setdefault(resource, set()).add(watcher)
         return watcher
 

@@ -1,16 +1,18 @@
 """get and list.
 
-A list is one moment of the store: its pages come from the same snapshot (records are immutable, so a snapshot is a list of
-references), kept for a few minutes under the continue token; after that the client is told to start again (410).
+A list is one moment of the store: the continue token says which, and what the page before ended with; the later pages are
+read out of the store's history, so that a list which nobody reads to its end holds nothing. What the history no longer knows
+has to be listed again (410).
 """
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections import OrderedDict
+import base64
+import binascii
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -25,10 +27,8 @@ from tulle.cluster.apiserver.rest.response import Format
 from tulle.cluster.apiserver.rest.writer import Writer
 from tulle.cluster.apiserver.selectors import Requirement, Selector, parse_field_selector, parse_label_selector
 from tulle.cluster.apiserver.table import render
-from tulle.cluster.store import Record, Store
+from tulle.cluster.store import CompactedError, FutureRevisionError, Record, Store
 
-_SNAPSHOT_LIFE = 300.0
-_SNAPSHOTS = 64
 TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. "
     "You must start a new list without the continue parameter."
@@ -48,10 +48,30 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
+class _Page:
+    """Some records of a list, at which revision it was begun, and how many come after them."""
+
     records: Sequence[Record]
     revision: int
-    deadline: float
+    remaining: int = 0
+
+    @property
+    def token(self) -> str:
+        """What the next page is asked for with ("": there is none). It gives no right to anything."""
+        if not self.remaining:
+            return ""
+        last = self.records[-1].key
+        said = msgspec.json.encode((self.revision, last.namespace, last.name))
+        return base64.urlsafe_b64encode(said).rstrip(b"=").decode()
+
+
+def _read_token(token: str) -> tuple[int, str, str]:
+    """Revision, and namespace and name of the last object before. Raises StatusError 400."""
+    try:
+        said = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(said, type=tuple[int, str, str])
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        raise errors.bad_request("continue key is not valid: want the token of the previous page") from None
 
 
 def filter_of(call: Call, registry: Registry) -> Filter:
@@ -69,7 +89,6 @@ class Reader:
         self._store = store
         self._registry = registry
         self._writer = writer
-        self._snapshots: OrderedDict[str, _Snapshot] = OrderedDict()
 
     def get(self, call: Call) -> web.Response:
         """One object."""
@@ -88,17 +107,15 @@ class Reader:
     def list(self, call: Call) -> web.Response:
         """A list, paged when asked for."""
         form = response.format_of(call)
-        records, revision, token = self._page(call)
-        metadata = {"resourceVersion": str(revision)}
-        if token:
-            snapshot, _, start = token.partition(".")
-            metadata["continue"] = token
-            total = len(self._snapshots[snapshot].records)
+        page = self._page(call)
+        metadata: dict[str, Any] = {"resourceVersion": str(page.revision)}
+        if page.token:
+            metadata["continue"] = page.token
             if not call.query.get("labelSelector") and not call.query.get("fieldSelector"):
-                metadata["remainingItemCount"] = total - int(start)  # type: ignore[assignment]
+                metadata["remainingItemCount"] = page.remaining
         if form.shape == "object" and form.media == "json" and is_identity(call.kind):
-            return self._raw(call, records, metadata)
-        objects = [from_storage(call.kind, record.decode()) for record in records]
+            return self._raw(call, page.records, metadata)
+        objects = [from_storage(call.kind, record.decode()) for record in page.records]
         if form.shape == "table":
             body = render.table(call.kind, objects, metadata, response.include_object(call))
         else:
@@ -107,7 +124,7 @@ class Reader:
         return response.respond(call, body, 200, form)
 
     @staticmethod
-    def _raw(call: Call, records: Sequence[Record], metadata: dict[str, str]) -> web.Response:
+    def _raw(call: Call, records: Sequence[Record], metadata: dict[str, Any]) -> web.Response:
         head = msgspec.json.encode(response.list_head(call.kind, Format(), metadata))
         body = b"".join((head[:-1], b',"items":[', b",".join(record.value for record in records), b"]}"))
         answer = web.Response(body=body, content_type="application/json")
@@ -115,36 +132,28 @@ class Reader:
             answer.headers.add(name, value)
         return answer
 
-    def _page(self, call: Call) -> tuple[Sequence[Record], int, str]:
-        limit = _limit(call)
-        token = call.query.get("continue", "")
-        if token:
-            return self._next_page(token, limit)
-        self._check_revision(call)
+    def _page(self, call: Call) -> _Page:
+        limit, token = _limit(call), call.query.get("continue", "")
+        if not token:
+            self._check_revision(call)
+        revision, *last = _read_token(token) if token else (self._store.revision,)
         wanted = filter_of(call, self._registry)
-        records = self._store.list(call.kind.storage, call.info.namespace if call.kind.namespaced else "")
+        namespace = call.info.namespace if call.kind.namespaced else ""
+        records = self._records(call.kind.storage, namespace, revision)
         if wanted.labels or wanted.fields:
             records = [record for record in records if wanted.matches(record)]
-        if not limit or len(records) <= limit:
-            return records, self._store.revision, ""
-        snapshot = secrets.token_urlsafe(12).replace(".", "")
-        self._snapshots[snapshot] = _Snapshot(records, self._store.revision, time.monotonic() + _SNAPSHOT_LIFE)
-        while len(self._snapshots) > _SNAPSHOTS:
-            self._snapshots.popitem(last=False)
-        return records[:limit], self._store.revision, f"{snapshot}.{limit}"
+        if last:
+            records = records[bisect_right(records, tuple(last), key=lambda record: record.key[1:]) :]
+        end = limit or len(records)
+        return _Page(records[:end], revision, max(0, len(records) - end))
 
-    def _next_page(self, token: str, limit: int) -> tuple[Sequence[Record], int, str]:
-        name, _, start_text = token.partition(".")
-        snapshot = self._snapshots.get(name)
-        if not start_text.isdecimal():
-            raise errors.bad_request("continue key is not valid: want the token of the previous page")
-        if snapshot is None or snapshot.deadline < time.monotonic():
-            self._snapshots.pop(name, None)
-            raise errors.expired(TOO_OLD)
-        start = int(start_text)
-        end = start + limit if limit else len(snapshot.records)
-        more = end < len(snapshot.records)
-        return snapshot.records[start:end], snapshot.revision, f"{name}.{end}" if more else ""
+    def _records(self, storage: str, namespace: str, revision: int) -> Sequence[Record]:
+        try:
+            return self._store.list_at(storage, namespace, revision)
+        except CompactedError:
+            raise errors.expired(TOO_OLD) from None
+        except FutureRevisionError as error:
+            raise errors.too_large_revision(error.requested, error.current) from None
 
 
 def _limit(call: Call) -> int:

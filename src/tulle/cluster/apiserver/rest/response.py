@@ -105,7 +105,7 @@ def partial_metadata(obj: Object) -> Object:
     return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj.get("metadata") or {}}
 
 
-def list_head(kind: Kind, form: Format, metadata: Mapping[str, str]) -> Object:
+def list_head(kind: Kind, form: Format, metadata: Mapping[str, Any]) -> Object:
     """A list object without its items."""
     if form.shape == "metadata":
         return {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": dict(metadata)}
