@@ -18,8 +18,10 @@ from tulle.cluster.controllers.ownergraph import FOREGROUND, ORPHAN, Graph, Item
 from tulle.kube import ApiError, Change, Client, Conflict, Informer, NotFound, Resource, WorkQueue
 from tulle.kube.client import Propagation
 from tulle.kube.objects import KubeObject, OwnerReference, PartialObject
+from tulle.kube.resources import CUSTOM_RESOURCE_DEFINITIONS
 
 _REDISCOVER_SECONDS = 5.0
+_INCOMPLETE_SECONDS = 0.1
 _NOT_FOLLOWED = frozenset({("", "events"), ("events.k8s.io", "events")})
 
 log = structlog.get_logger("tulle.cluster.controllers")
@@ -29,6 +31,7 @@ log = structlog.get_logger("tulle.cluster.controllers")
 class _Monitor:
     """How one kind is followed: by an informer of the shared caches, or by one of our own with its task."""
 
+    resource: Resource[PartialObject]
     informer: Informer[Any]
     end: Callable[[], None]
     task: asyncio.Task[None] | None
@@ -51,33 +54,47 @@ class GarbageCollector:
         """Works until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                await self._discover(group)
-                group.create_task(self._rediscover(group))
-                for monitor in list(self._monitors.values()):
-                    await monitor.informer.synced()
+                group.create_task(self._discover(group))
                 group.create_task(self._queue.work(self.reconcile, workers=8))
         finally:
             for monitor in self._monitors.values():
                 monitor.end()
             self._queue.close()
 
-    async def _rediscover(self, group: asyncio.TaskGroup) -> None:
-        while True:
-            await asyncio.sleep(_REDISCOVER_SECONDS)
-            await self._discover(group)
+    @property
+    def _complete(self) -> bool:
+        """Whether the graph has every object of every kind: what it lacks else may be a dependent, or an owner."""
+        return bool(self._monitors) and all(monitor.informer.has_synced for monitor in self._monitors.values())
 
     async def _discover(self, group: asyncio.TaskGroup) -> None:
-        try:
-            present = {(s.resource.group, s.resource.plural): s for s in await served(self._client)}
-        except ApiError as error:
-            log.warning("resources cannot be discovered, trying again", error=str(error))
-            return
+        while True:
+            try:
+                await self._follow_served(group)
+            except ApiError as error:
+                log.warning("resources cannot be discovered, trying again", error=str(error))
+            await asyncio.sleep(_REDISCOVER_SECONDS)
+
+    async def _follow_served(self, group: asyncio.TaskGroup) -> None:
+        present = {(s.resource.group, s.resource.plural): s for s in await served(self._client)}
+        for key, monitor in list(self._monitors.items()):
+            if key in present:
+                stale = monitor.resource != present[key].resource
+            else:
+                # One that is not served for now, while its definition is there, still has its objects.
+                stale = not monitor.informer.has_synced or not await self._defined(monitor.resource)
+            if stale:
+                self._unfollow(key)
         for key, one in present.items():
             self._by_kind[one.resource.group, one.resource.kind] = one.resource
             if key not in self._monitors and key not in _NOT_FOLLOWED and {"list", "watch", "delete"} <= one.verbs:
                 self._follow(group, key, one)
-        for key in [key for key in self._monitors if key not in present]:
-            self._unfollow(key)
+
+    async def _defined(self, resource: Resource[PartialObject]) -> bool:
+        try:
+            await self._client.get(CUSTOM_RESOURCE_DEFINITIONS, f"{resource.plural}.{resource.group}")
+        except NotFound:
+            return False
+        return True
 
     def _follow(self, group: asyncio.TaskGroup, key: tuple[str, str], one: Served) -> None:
         shared = self._caches.whole(one.resource.group, one.resource.plural)
@@ -88,10 +105,10 @@ class GarbageCollector:
 
         end = informer.on_change(on_change)
         task = None if shared else group.create_task(informer.run(), name=f"gc {one.resource.plural}")
-        self._monitors[key] = _Monitor(informer, end, task)
+        self._monitors[key] = _Monitor(one.resource, informer, end, task)
 
     def _unfollow(self, key: tuple[str, str]) -> None:
-        """The kind is no longer served: its objects are gone with it."""
+        """The kind is gone, with its objects, or is served in another version; the API is asked which before anything is deleted."""
         monitor = self._monitors.pop(key)
         monitor.end()
         if monitor.task is not None:
@@ -130,6 +147,8 @@ class GarbageCollector:
 
     async def reconcile(self, uid: str) -> float | None:
         """Carries one object's deletion or survival further."""
+        if not self._complete:
+            return _INCOMPLETE_SECONDS
         item = self._graph.items.get(uid)
         if item is None:
             return None
