@@ -70,7 +70,7 @@ class KubeletProxy:
         if record is None:
             raise errors.not_found("nodes", "", name)
         status = record.decode().get("status") or {}
-        address = next((a["address"] for a in status.get("addresses") or () if a.get("type") == "InternalIP"), "")
+        address = next((a.get("address") for a in status.get("addresses") or () if a.get("type") == "InternalIP"), "")
         if not address:
             raise errors.internal(f"node {name}: status.addresses has no InternalIP, so its kubelet cannot be reached")
         port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port", _KUBELET_PORT)

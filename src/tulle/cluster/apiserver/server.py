@@ -121,6 +121,8 @@ class ApiServer:
             return await self._answer(request)
         except errors.StatusError as error:
             return _status(error)
+        except RecursionError:
+            return _status(errors.bad_request("the request is nested too deeply: no object needs so many levels"))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         user = self._user(request)

@@ -127,9 +127,9 @@ def apply_change(
     if not query.get("fieldManager"):
         problem = errors.required("fieldManager", "is required for apply patch")
         raise errors.invalid("PatchOptions", "meta.k8s.io", "", [problem])
-    if "managedFields" in (applied.get("metadata") or {}):
-        raise errors.bad_request("metadata.managedFields must be nil")
     check_type(applied, kind.api_version, kind.kind)
+    if "managedFields" in applied["metadata"]:
+        raise errors.bad_request("metadata.managedFields must be nil")
     applied = check_fields(kind, applied, options)
     manager = Manager(options.manager, APPLY, subresource)
     return ApplyChange(kind, applied, manager, truthy(query.get("force")))

@@ -169,6 +169,24 @@ def _dotted(trie: dict[str, Any], path: Path, owned: set[Path]) -> dict[str, Any
     return ({".": {}} if children and path in owned else {}) | children
 
 
+def is_field_set(trie: Any) -> bool:
+    """Whether something is a FieldsV1 trie."""
+    if not isinstance(trie, Mapping):
+        return False
+    return all(_is_element(element) and is_field_set(inner) for element, inner in trie.items())
+
+
+def _is_element(element: str) -> bool:
+    kind, _, value = element.partition(":")
+    if kind in ("f", ".", "i"):
+        return True
+    try:
+        said = msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return False
+    return kind == "v" or (kind == "k" and isinstance(said, dict))
+
+
 def from_fields_v1(trie: Mapping[str, Any]) -> Paths:
     """The set a FieldsV1 trie stands for."""
     found: set[Path] = set()

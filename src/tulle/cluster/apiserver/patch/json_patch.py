@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+_DIGITS = 9  # of an index: no list is longer
+
 
 class JsonPatchError(Exception):
     """The patch does not fit the document; the message says which operation and why."""
@@ -58,7 +60,7 @@ def _value(operation: dict[str, Any]) -> Any:
 
 
 def _index(items: list[Any], token: str, path: str, *, end: int) -> int:
-    if not token.isdecimal() or int(token) > end:
+    if not token.isdecimal() or len(token) > _DIGITS or int(token) > end:
         raise JsonPatchError(f"path {path!r}: index {token!r} is outside a list of {len(items)} items")
     return int(token)
 

@@ -44,6 +44,7 @@ def _merge(document: Object, patch: Object, schema: Schema) -> Object:
         return {}
     if directive not in (None, "merge"):
         raise StrategicPatchError(f"unrecognized patch type: {directive!r}; supported are replace, delete, merge")
+    _check_directives(patch)
     result = dict(document)
     if _RETAIN in patch:
         result = {key: value for key, value in result.items() if key in patch[_RETAIN]}
@@ -56,6 +57,12 @@ def _merge(document: Object, patch: Object, schema: Schema) -> Object:
         result[key] = _merged_value(result.get(key), value, _child(schema, key), patch.get(_ORDER + key))
     _list_directives(result, patch, schema)
     return result
+
+
+def _check_directives(patch: Object) -> None:
+    for key, value in patch.items():
+        if (key == _RETAIN or key.startswith((_ORDER, _DELETE))) and not isinstance(value, list):
+            raise StrategicPatchError(f"{key}: found a {type(value).__name__}, want a list")
 
 
 def _merged_value(old: Any, value: Any, child: Schema, order: Any) -> Any:
@@ -86,7 +93,7 @@ def _merge_list(old: list[Any], patch: list[Any], child: Schema, order: Any) -> 
         merged = [*old, *(item for item in patch if item not in old)]
         return _ordered(merged, old, order, None) if order is not None else merged
     if any(isinstance(item, dict) and item.get(_PATCH) == "replace" and len(item) == 1 for item in patch):
-        return [item for item in patch if item.get(_PATCH) != "replace"]
+        return [item for item in patch if not (isinstance(item, dict) and item.get(_PATCH) == "replace")]
     merged = list(old)
     items = resolve(child.get("items") or {})
     for item in patch:

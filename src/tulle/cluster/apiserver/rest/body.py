@@ -62,12 +62,32 @@ def parse_yaml(data: bytes) -> Object:
         return parse_json(data)
     try:
         value = yaml.load(data, Loader=_Loader)  # noqa: S506 - the loader is a safe one without dates
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # The others are what the library raises for a value that its tag, or its look, does not fit.
         raise errors.bad_request(f"the body is not valid YAML: {error}") from None
     # An alias is one reference here but a copy in each answer: a few lines can stand for more than any memory holds.
     if _written_out(value, {}) > LIMIT:
         raise errors.bad_request("the body is not valid YAML: it has too many aliases")
-    return _as_object(value)
+    try:
+        return _as_object(msgspec.json.decode(msgspec.json.encode(_with_text_keys(value))))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise errors.bad_request(f"the body is YAML that JSON cannot say: {error}") from None
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Numbers and booleans as keys of maps are written as text, as by every client that sends JSON."""
+    if isinstance(value, list):
+        return [_with_text_keys(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    for key in value:
+        if not isinstance(key, str | int | float):
+            raise TypeError(f"found the key {key!r}, want text, a number or a boolean")
+    return {_key(key): _with_text_keys(item) for key, item in value.items()}
+
+
+def _key(key: str | float) -> str:
+    return key if isinstance(key, str) else msgspec.json.encode(key).decode()
 
 
 def _written_out(value: Any, known: dict[int, int]) -> int:

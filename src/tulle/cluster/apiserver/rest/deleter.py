@@ -14,13 +14,17 @@ from tulle.cluster.apiserver import errors
 from tulle.cluster.apiserver.kinds import Kind
 from tulle.cluster.apiserver.rest.call import Change, Options
 from tulle.cluster.apiserver.rest.convert import to_storage
-from tulle.cluster.apiserver.rest.objects import now
+from tulle.cluster.apiserver.rest.fields import check_builtin
+from tulle.cluster.apiserver.rest.objects import now, parse_number
 from tulle.cluster.apiserver.rest.writer import Writer, finished
+from tulle.cluster.apiserver.schema.definitions import META
 from tulle.cluster.store import RevisionConflictError, StoreFailedError
 
 Object = dict[str, Any]
 _FINALIZER_OF_POLICY = {"Orphan": "orphan", "Foreground": "foregroundDeletion"}
 _ATTEMPTS = 16
+_LONGEST_GRACE = 100 * 365 * 86400
+"""Seconds: what comes after it is a date that cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +37,15 @@ class DeleteOptions:
     revision: str = ""
 
     @classmethod
-    def parse(cls, body: Mapping[str, Any], query: Mapping[str, str]) -> DeleteOptions:
-        """From the request's body and query. Raises StatusError 400/422."""
-        grace = body.get("gracePeriodSeconds", query.get("gracePeriodSeconds"))
-        if grace is not None and not str(grace).lstrip("-").isdecimal():
-            raise errors.bad_request(f"gracePeriodSeconds: found {grace!r}, want an integer")
+    def parse(cls, sent: Object, query: Mapping[str, str], options: Options) -> DeleteOptions:
+        """From the request's body and query; what they say of dry runs goes to `options`. Raises StatusError 400/422."""
+        body = check_builtin(META + "DeleteOptions", "DeleteOptions", "v1", sent, options)
+        if any(value != "All" for value in body.get("dryRun") or ()):
+            raise errors.bad_request(f'dryRun: found {body["dryRun"]!r}, supported values: "All"')
+        options.dry_run = options.dry_run or bool(body.get("dryRun"))
+        grace = body.get("gracePeriodSeconds")
+        if grace is None and "gracePeriodSeconds" in query:
+            grace = parse_number("gracePeriodSeconds", query["gracePeriodSeconds"], signed=True)
         policy = body.get("propagationPolicy") or query.get("propagationPolicy") or ""
         orphan = body.get("orphanDependents")
         if orphan is not None and not policy:
@@ -49,7 +57,7 @@ class DeleteOptions:
             )
         conditions = body.get("preconditions") or {}
         return cls(
-            None if grace is None else int(grace),
+            grace,
             policy,
             conditions.get("uid") or "",
             conditions.get("resourceVersion") or "",
@@ -111,7 +119,7 @@ def _grace(kind: Kind, obj: Object, wish: DeleteOptions) -> int:
     if not spec.get("nodeName") or status.get("phase") in ("Failed", "Succeeded"):
         return 0
     grace = spec.get("terminationGracePeriodSeconds", 30) if wish.grace is None else wish.grace
-    return 1 if grace < 0 else int(grace)
+    return 1 if grace < 0 else min(grace, _LONGEST_GRACE)
 
 
 def _marked(kind: Kind, old: Object, wish: DeleteOptions) -> Object | None:

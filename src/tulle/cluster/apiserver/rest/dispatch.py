@@ -18,6 +18,7 @@ from tulle.cluster.apiserver.request import RequestInfo, truthy
 from tulle.cluster.apiserver.rest import body, patching, response
 from tulle.cluster.apiserver.rest.call import Call, Options
 from tulle.cluster.apiserver.rest.deleter import DeleteOptions, Deleter
+from tulle.cluster.apiserver.rest.objects import check_type
 from tulle.cluster.apiserver.rest.read import Reader, filter_of
 from tulle.cluster.apiserver.rest.subresources import Subresources
 from tulle.cluster.apiserver.rest.watch import watch
@@ -95,7 +96,8 @@ class Dispatcher:
 
     async def _update(self, call: Call) -> web.StreamResponse:
         obj = await body.read_object(call.request)
-        if not obj.get("metadata", {}).get("name"):
+        check_type(obj, call.kind.api_version, call.kind.kind)
+        if not obj["metadata"].get("name"):
             raise errors.bad_request("name must be provided in the object")
         updated = await self._change(call, lambda old: _copied(obj))
         return response.respond_object(call, updated)
@@ -137,10 +139,7 @@ class Dispatcher:
         return response.respond_object(call, await self._change(call, change.changed, owned=True))
 
     async def _delete_options(self, call: Call) -> DeleteOptions:
-        sent = await body.read_object(call.request, optional=True)
-        if sent.get("dryRun"):
-            call.options.dry_run = True
-        return DeleteOptions.parse(sent, call.query)
+        return DeleteOptions.parse(await body.read_object(call.request, optional=True), call.query, call.options)
 
     async def _delete(self, call: Call) -> web.StreamResponse:
         wish = await self._delete_options(call)
@@ -151,6 +150,8 @@ class Dispatcher:
 
     async def _delete_collection(self, call: Call) -> web.StreamResponse:
         wish = await self._delete_options(call)
+        if truthy(call.query.get("watch")):
+            raise errors.bad_request("watch is not possible with DELETE")
         wanted = filter_of(call, self._registry)
         records = self._store.list(call.kind.storage, call.info.namespace if call.kind.namespaced else "")
         chosen = [record for record in records if wanted.matches(record)]
@@ -166,8 +167,6 @@ class Dispatcher:
         form = response.Format()
         answer = response.list_head(call.kind, form, {"resourceVersion": str(self._store.revision)})
         answer["items"] = [record.decode() for record in chosen]
-        if truthy(call.query.get("watch")):
-            raise errors.bad_request("watch is not possible with DELETE")
         return response.respond(call, answer)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from tulle.cluster.apiserver.errors import (
     FieldError,
-    StatusError,
     bad_request,
     forbidden_field,
     invalid_value,
     required,
 )
 from tulle.cluster.apiserver.kinds import Kind
+from tulle.cluster.apiserver.patch.fieldset import is_field_set
 from tulle.cluster.apiserver.selectors import valid_label_key, valid_label_value
 
 Object = dict[str, Any]
@@ -27,6 +27,8 @@ DNS_LABEL = re.compile(rf"{_LABEL}\Z")
 DNS_1035_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
 DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\Z")
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_UNSIGNED, _SIGNED = re.compile("[0-9]{1,18}"), re.compile("-?[0-9]{1,18}")
+_SHOWN = 64
 _OMITTED_WHEN_EMPTY = ("labels", "annotations", "finalizers", "ownerReferences", "generateName")
 _MAX_ANNOTATIONS = 256 * 1024
 LABEL_HELP = (
@@ -219,7 +221,19 @@ def check_metadata(kind: Kind, obj: Object) -> list[FieldError]:
     for index, finalizer in enumerate(metadata.get("finalizers") or ()):
         if not valid_label_key(finalizer):
             errors.append(invalid_value(f"metadata.finalizers[{index}]", finalizer, _NAME_HELP))
+    errors += _check_managers(metadata.get("managedFields") or ())
     return errors + _check_owners(metadata.get("ownerReferences") or ())
+
+
+def _check_managers(entries: Any) -> list[FieldError]:
+    """The schema leaves open what fieldsV1 holds, but everybody who reads it later relies on its form."""
+    return [
+        invalid_value(
+            f"metadata.managedFields[{index}].fieldsV1", entry["fieldsV1"], "must be a set of fields (FieldsV1)"
+        )
+        for index, entry in enumerate(entries)
+        if entry.get("fieldsV1") is not None and not is_field_set(entry["fieldsV1"])
+    ]
 
 
 def _check_owners(owners: Any) -> list[FieldError]:
@@ -248,8 +262,13 @@ def check_finalizers_kept(old: Object, new: Object) -> list[FieldError]:
     return [forbidden_field("metadata.finalizers", detail)]
 
 
-def parse_revision(text: str) -> int:
-    """A resourceVersion as a number. Raises StatusError 400."""
-    if not text.isdecimal():
-        raise StatusError(400, "BadRequest", f"resourceVersion: Invalid value: {text!r}: want a decimal number")
+def parse_number(name: str, text: Any, *, signed: bool = False) -> int:
+    """A number that a client writes as text, of 64 bits. Raises StatusError 400."""
+    if not isinstance(text, str) or not (_SIGNED if signed else _UNSIGNED).fullmatch(text):
+        raise bad_request(f"{name}: Invalid value: {str(text)[:_SHOWN]!r}: want a decimal number of 64 bits")
     return int(text)
+
+
+def parse_revision(text: Any) -> int:
+    """A resourceVersion as a number. Raises StatusError 400."""
+    return parse_number("resourceVersion", text)

@@ -22,7 +22,7 @@ from tulle.cluster.apiserver.registry import Registry
 from tulle.cluster.apiserver.rest import response
 from tulle.cluster.apiserver.rest.call import Call
 from tulle.cluster.apiserver.rest.convert import from_storage, is_identity
-from tulle.cluster.apiserver.rest.objects import parse_revision
+from tulle.cluster.apiserver.rest.objects import parse_number, parse_revision
 from tulle.cluster.apiserver.rest.response import Format
 from tulle.cluster.apiserver.rest.writer import Writer
 from tulle.cluster.apiserver.selectors import Requirement, Selector, parse_field_selector, parse_label_selector
@@ -157,7 +157,4 @@ class Reader:
 
 
 def _limit(call: Call) -> int:
-    text = call.query.get("limit") or "0"
-    if not text.isdecimal():
-        raise errors.bad_request(f"limit: found {text!r}, want a number of items")
-    return int(text)
+    return parse_number("limit", call.query.get("limit") or "0")

@@ -10,12 +10,12 @@ from aiohttp import web
 
 from tulle.cluster.apiserver import errors
 from tulle.cluster.apiserver.auth.token_request import TokenIssuer
-from tulle.cluster.apiserver.kinds import SCALE
+from tulle.cluster.apiserver.kinds import SCALE, SUBRESOURCE_KINDS
 from tulle.cluster.apiserver.kubelet import KubeletProxy
 from tulle.cluster.apiserver.rest import body, patching, response
 from tulle.cluster.apiserver.rest.call import Call
 from tulle.cluster.apiserver.rest.deleter import DeleteOptions, Deleter
-from tulle.cluster.apiserver.rest.fields import check_builtin
+from tulle.cluster.apiserver.rest.fields import check_builtin, check_fields
 from tulle.cluster.apiserver.rest.objects import now
 from tulle.cluster.apiserver.rest.writer import Writer
 from tulle.cluster.apiserver.table.cells import selector as selector_text
@@ -111,8 +111,8 @@ class Subresources:
         return lambda _: sent
 
     async def _finalize(self, call: Call) -> web.StreamResponse:
-        sent = await body.read_object(call.request)
-        finalizers = list((sent.get("spec") or {}).get("finalizers") or [])
+        sent = check_fields(call.kind, await body.read_object(call.request), call.options)
+        finalizers = (sent.get("spec") or {}).get("finalizers") or []
 
         def make(old: Object) -> Object:
             insisted = (sent.get("metadata") or {}).get("resourceVersion")
@@ -164,11 +164,9 @@ class Subresources:
         )
 
     async def _eviction(self, call: Call) -> web.StreamResponse:
-        sent = await body.read_object(call.request)
-        options = sent.get("deleteOptions") or {}
-        if options.get("dryRun"):
-            call.options.dry_run = True
-        wish = DeleteOptions.parse(options, {})
+        _, _, _, schema = SUBRESOURCE_KINDS["pods", "eviction"]
+        sent = check_builtin(schema, "Eviction", "policy/v1", await body.read_object(call.request), call.options)
+        wish = DeleteOptions.parse(sent.get("deleteOptions") or {}, {}, call.options)
         await self._deleter.delete(call.kind, call.info.namespace, call.info.name, wish, call.options)
         return response.respond(
             call, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201

@@ -22,7 +22,7 @@ from tulle.cluster.apiserver.request import truthy
 from tulle.cluster.apiserver.rest import response
 from tulle.cluster.apiserver.rest.call import Call
 from tulle.cluster.apiserver.rest.convert import from_storage, is_identity
-from tulle.cluster.apiserver.rest.objects import parse_revision
+from tulle.cluster.apiserver.rest.objects import parse_number, parse_revision
 from tulle.cluster.apiserver.rest.read import Filter, filter_of
 from tulle.cluster.apiserver.rest.response import Format
 from tulle.cluster.apiserver.table import render
@@ -124,10 +124,8 @@ def _check_initial(call: Call, send_initial: str | None) -> None:
 
 
 def _timeout(call: Call) -> float:
-    text = call.query.get("timeoutSeconds", "")
-    if text and not text.isdecimal():
-        raise errors.bad_request(f"timeoutSeconds: found {text!r}, want a number of seconds")
-    return float(text) if text and text != "0" else _SHORTEST_DEFAULT * (1 + random.random())  # noqa: S311 - jitter
+    seconds = parse_number("timeoutSeconds", call.query.get("timeoutSeconds") or "0")
+    return float(seconds) or _SHORTEST_DEFAULT * (1 + random.random())  # noqa: S311 - jitter
 
 
 async def watch(call: Call, store: Store, registry: Registry) -> web.StreamResponse:

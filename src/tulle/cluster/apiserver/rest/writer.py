@@ -133,7 +133,8 @@ class Writer:
         for _ in range(_ATTEMPTS):
             record, old = self.get(kind, namespace, name)
             new = make(copy.deepcopy(old))
-            insisted = new.setdefault("metadata", {}).get("resourceVersion")
+            objects.check_type(new, kind.api_version, kind.kind)
+            insisted = new["metadata"].get("resourceVersion")
             if insisted and objects.parse_revision(insisted) != record.revision:
                 raise errors.conflict(kind.plural, kind.group, name)
             try:
@@ -155,7 +156,6 @@ class Writer:
         self, kind: Kind, old: Object, new: Object, options: Options, *, subresource: str, owned: bool
     ) -> Object:
         namespace, name = old["metadata"].get("namespace", ""), old["metadata"]["name"]
-        objects.check_type(new, kind.api_version, kind.kind)
         objects.check_namespace(kind, namespace, new)
         new = check_fields(kind, new, options)
         metadata = new["metadata"]

@@ -18,9 +18,9 @@ _RAW = {
     "io.k8s.apimachinery.pkg.runtime.RawExtension",
     "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON",
     "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1",
-    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool",
-    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray",
 }
+_SCHEMA = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps"
+_SCHEMA_OR = {f"{_SCHEMA}OrBool": bool, f"{_SCHEMA}OrArray": list, f"{_SCHEMA}OrStringArray": list}
 _LIMITS = {"int32": 1 << 31, "int64": 1 << 63}
 
 
@@ -69,6 +69,10 @@ def _value(value: Any, schema: Schema, path: str, owner: str, unknown: list[str]
     if reference is not None:
         if reference in _RAW:
             return value
+        if reference in _SCHEMA_OR:
+            if isinstance(value, _SCHEMA_OR[reference]):
+                return value
+            reference = _SCHEMA
         if reference == INT_OR_STRING:
             if isinstance(value, bool) or not isinstance(value, int | str):
                 raise _mismatch(value, path, owner, "intstr.IntOrString")
