@@ -198,6 +198,15 @@ def _endpoint_slice(obj: Object) -> Iterator[FieldError]:
                 yield from checks.address(f"endpoints[{index}].addresses[{number}]", value)
 
 
+def _endpoints(obj: Object) -> Iterator[FieldError]:
+    for index, subset in enumerate(obj.get("subsets") or ()):
+        for name in ("addresses", "notReadyAddresses"):
+            for number, entry in enumerate(subset.get(name) or ()):
+                yield from checks.address(f"subsets[{index}].{name}[{number}].ip", entry.get("ip", ""))
+        for number, port in enumerate(subset.get("ports") or ()):
+            yield from checks.port_number(f"subsets[{index}].ports[{number}].port", port.get("port"))
+
+
 def _autoscaler(obj: Object) -> Iterator[FieldError]:
     spec = obj.get("spec") or {}
     low, high = spec.get("minReplicas", 1), spec.get("maxReplicas", 0)
@@ -258,6 +267,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("", "Service"): _service,
     ("", "ConfigMap"): _data,
     ("", "Secret"): _data,
+    ("", "Endpoints"): _endpoints,
     ("", "Event"): _event,
     ("apps", "Deployment"): _deployment,
     ("apps", "ReplicaSet"): _workload,

@@ -12,11 +12,12 @@ UNSET = "<unset>"
 
 
 def parse_time(text: str) -> datetime.datetime | None:
-    """An RFC 3339 time, or None."""
+    """An RFC 3339 time, or None; one without a zone is no such time, and has no age."""
     try:
-        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+        found = datetime.datetime.fromisoformat(text)
     except ValueError:
         return None
+    return found if found.tzinfo is not None else None
 
 
 def human_duration(seconds: float) -> str:

@@ -65,7 +65,8 @@ def _endpoints(obj: Object, now: datetime.datetime) -> list[Any]:
     for subset in obj.get("subsets") or ():
         ports = subset.get("ports") or ()
         for address in subset.get("addresses") or ():
-            found += [f"{address['ip']}:{port['port']}" for port in ports] or [address["ip"]]
+            ip = address.get("ip", "")
+            found += [f"{ip}:{port.get('port', '')}" for port in ports] or [ip]
     return [obj["metadata"]["name"], joined(found, 3), age(obj, now)]
 
 
@@ -86,7 +87,7 @@ def _roles(labels: Object) -> str:
 
 def _address(obj: Object, kind: str) -> str:
     found = (obj.get("status") or {}).get("addresses") or ()
-    return next((a["address"] for a in found if a.get("type") == kind), NONE)
+    return next((a["address"] for a in found if a.get("type") == kind and a.get("address")), NONE)
 
 
 def _node(obj: Object, now: datetime.datetime) -> list[Any]:
