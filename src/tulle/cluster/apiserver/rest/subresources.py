@@ -128,7 +128,8 @@ class Subresources:
         sent = check_builtin(
             "io.k8s.api.core.v1.Binding", "Binding", "v1", await body.read_object(call.request), call.options
         )
-        target = sent.get("target") or {}
+        # The pod that was looked at: another one may have its name by now.
+        seen, target = sent.get("metadata") or {}, sent.get("target") or {}
         if target.get("kind") not in ("Node", "", None) or not target.get("name"):
             problem = (
                 errors.required("target.name")
@@ -150,6 +151,7 @@ class Subresources:
                 raise errors.conflict(
                     "pods/binding", "", call.info.name, f'pod {call.info.name} is already assigned to node "{assigned}"'
                 )
+            old["metadata"] |= {name: seen[name] for name in ("uid", "resourceVersion") if seen.get(name)}
             old["spec"]["nodeName"] = target["name"]
             conditions = [c for c in old["status"].get("conditions") or () if c.get("type") != "PodScheduled"]
             scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now()}
