@@ -367,3 +367,17 @@ async def test_a_right_to_one_name_deletes_no_collection(api: Api) -> None:
     path = f"{await api.namespace('n')}/secrets"
     token = await allow(api, "n", {"verbs": ["*"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"]})
     assert (await with_token(api, token, f"{path}?fieldSelector=metadata.name%3Da", "DELETE"))[0] == 403
+
+
+@pytest.mark.parametrize("foreign", ["admin.key", "ca.crt"])
+def test_a_certificate_whose_key_or_issuer_is_another_is_made_again(tmp_path: Path, foreign: str) -> None:
+    pki = pki_module.create(tmp_path)
+    other = pki_module.create(tmp_path / "other")
+    # Of a renewal that a crash cut short, or of an authority that was made again: the names alone say nothing of it.
+    names = [foreign] if foreign == "admin.key" else ["ca.crt", "ca.key"]
+    for name in names:
+        (pki.directory / name).write_bytes((other.directory / name).read_bytes())
+    pki_module.create(tmp_path)
+    client_tls(pki, "admin")
+    issued = x509.load_pem_x509_certificate(pki.certificate("admin").read_bytes())
+    issued.verify_directly_issued_by(x509.load_pem_x509_certificate(pki.ca.read_bytes()))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -246,7 +247,13 @@ def _still_good(pki: Pki, profile: Profile) -> bool:
         return False
     if certificate.subject != _subject(profile):
         return False
-    if certificate.issuer != _read_certificate(pki.ca).subject:
+    # Names do not say it: a crash may have left the key of a renewal beside the certificate from before, and the authority may
+    # have been made again under its name.
+    if certificate.public_key() != _read_key(pki.key(profile.stem)).public_key():
+        return False
+    try:
+        certificate.verify_directly_issued_by(_read_certificate(pki.ca))
+    except (ValueError, TypeError, InvalidSignature):
         return False
     wanted = set(_alternative_names(profile))
     try:
