@@ -167,3 +167,27 @@ def test_either_signal_stops_it(tmp_path: Path, number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.wait(PATIENCE) == 0
     assert events(log) == ["one started", "one ended"]
+
+
+def test_one_that_cannot_be_started_is_tried_again_and_the_others_run(tmp_path: Path) -> None:
+    log, later = tmp_path / "events", tmp_path / "later"
+    with supervised(tmp_path, [ProcessSpec("missing", (str(later),), {}), recorder(log, "one")]) as process:
+        until(lambda: events(log) == ["one started"], "the other one starts")
+        later.write_text(f"#!/bin/sh\necho later started >> {log}\nexec sleep 60\n")
+        later.chmod(0o755)
+        until(lambda: "later started" in events(log), "it is started once it can be")
+        assert process.poll() is None
+    assert events(log).count("one started") == 1
+
+
+def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "events"
+    (tmp_path / f"{supervisor.RECORD}.new").mkdir()  # what cannot be written, whatever the reason
+    with supervised(tmp_path, [recorder(log, "one")]) as process:
+        until(lambda: events(log) == ["one started"], "it starts")
+        time.sleep(0.3)
+        assert process.poll() is None
+        (tmp_path / f"{supervisor.RECORD}.new").rmdir()
+        until(
+            lambda: supervisor.pids(tmp_path).get("supervisor") == process.pid, "the record is written once it can be"
+        )

@@ -8,6 +8,7 @@ restarts what ends. It imports nothing but the standard library, to cost next to
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -29,6 +30,7 @@ _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds before each restart in a row; a process that has run for `_STABLE` starts over at the first."""
 _STABLE = 30.0
 _IDLE_SECONDS = 60.0
+_RECORD_AGAIN = 1.0
 _AWAITED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 
 
@@ -122,10 +124,18 @@ class _Child:
             _log(f"{self.spec.name} ended with {self.process.returncode}; it is started again in {pause} s")
             self.process = None
             return True
-        if now >= self.due:
+        return now >= self.due and self._try_start(now)
+
+    def _try_start(self, now: float) -> bool:
+        """What cannot be started now (no memory, no file) is tried again like one that ended: it is no reason to end the others."""
+        try:
             self._start(now)
-            return True
-        return False
+        except (OSError, subprocess.SubprocessError) as error:
+            pause = self._backoff.ended(0.0)
+            self.due = now + pause
+            _log(f"{self.spec.name} cannot be started ({error}); it is tried again in {pause} s")
+            return False
+        return True
 
     def stop(self) -> None:
         if self.process is None or self.process.poll() is not None:
@@ -140,15 +150,22 @@ class _Child:
 
 
 def _log(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
+        sys.stderr.flush()
 
 
-def _record(state: Path, children: Sequence[_Child]) -> None:
+def _record(state: Path, children: Sequence[_Child]) -> bool:
+    """Write down what runs; False when that is not possible now (a full disk)."""
     known = {"supervisor": os.getpid(), **{c.spec.name: c.process.pid for c in children if c.process is not None}}
     temporary = state / f"{RECORD}.new"
-    temporary.write_text(json.dumps(known))
-    temporary.replace(state / RECORD)
+    try:
+        temporary.write_text(json.dumps(known))
+        temporary.replace(state / RECORD)
+    except OSError as error:
+        _log(f"{state / RECORD} cannot be written ({error}); it is tried again in {_RECORD_AGAIN} s")
+        return False
+    return True
 
 
 def _pause(children: Sequence[_Child]) -> float:
@@ -159,11 +176,13 @@ def _pause(children: Sequence[_Child]) -> float:
 
 def _keep_running(state: Path, children: Sequence[_Child]) -> None:
     """Start what is due until told to stop. Signals wait in the queue meanwhile, so none interrupts a step."""
+    recorded = False
     while True:
         changed = [child.tend(time.monotonic()) for child in children]
-        if any(changed):
-            _record(state, children)
-        arrived = signal.sigtimedwait(_AWAITED, _pause(children))
+        if any(changed) or not recorded:
+            recorded = _record(state, children)
+        pause = _pause(children) if recorded else min(_pause(children), _RECORD_AGAIN)
+        arrived = signal.sigtimedwait(_AWAITED, pause)
         if arrived is not None and arrived.si_signo != signal.SIGCHLD:
             return
 
