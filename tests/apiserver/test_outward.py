@@ -44,6 +44,7 @@ class Webhook:
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.answer: Any = None
+        self.said: Any = {}
 
     async def handle(self, request: web.Request) -> web.Response:
         review = (await request.json())["request"]
@@ -57,6 +58,8 @@ class Webhook:
                 "allowed": False,
                 "status": {"message": "data.bad: found it", "code": 422, "reason": "Invalid"},
             }
+        if self.said:
+            response = {"uid": review["uid"], **self.said}
         return web.json_response({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
 
 
@@ -238,3 +241,26 @@ async def test_an_unscheduled_pod_has_no_kubelet(api: Api) -> None:
     status, refused = await api.call("GET", f"{path}/p/log")
     assert status == 400
     assert refused["message"] == "pod p does not have a host assigned"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"allowed": "false"}, {"allowed": 1}, {"status": "no"}, {"status": {"code": None}}, {"status": {"code": "x"}}],
+)
+async def test_a_webhook_is_believed_only_a_plain_yes(api: Api, webhook: Webhook, said: Any) -> None:
+    path = f"{await api.namespace('n')}/configmaps"
+    webhook.said = said
+    status, refused = await api.call("POST", path, {"metadata": {"name": "a"}})
+    assert status in (400, 500)
+    assert 'webhook "hook.example.com"' in refused["message"]
+    assert (await api.call("GET", f"{path}/a"))[0] == 404
+
+
+async def test_a_slice_without_port_numbers_is_no_way_to_a_webhook(api: Api, webhook: Webhook) -> None:
+    path = "/apis/discovery.k8s.io/v1/namespaces/system/endpointslices/hook-1"
+    merge = {"Content-Type": "application/merge-patch+json"}
+    await api.ok("PATCH", path, {"ports": [{"name": "https"}]}, headers=merge)
+    namespace = await api.namespace("n")
+    status, refused = await api.call("POST", f"{namespace}/configmaps", {"metadata": {"name": "a"}})
+    assert (status, refused["reason"]) == (500, "InternalError")
+    assert 'no endpoints available for service "hook"' in refused["message"]

@@ -31,6 +31,26 @@ class _UnreachableError(Exception):
     """The webhook could not be asked, or did not answer as it should."""
 
 
+class _Status(msgspec.Struct, frozen=True):
+    code: int | None = None
+    message: str | None = None
+    reason: str | None = None
+    details: dict[str, Any] | None = None
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    uid: str
+    allowed: bool = False
+    warnings: list[str] | None = None
+    status: _Status | None = None
+
+
+class _Review(msgspec.Struct, frozen=True):
+    """The part of an AdmissionReview that counts. What has another type is no answer: above all, no yes."""
+
+    response: _Answer
+
+
 class Webhooks:
     """Asks every webhook whose rules match."""
 
@@ -96,18 +116,18 @@ class Webhooks:
             if webhook.get("failurePolicy") == "Ignore":
                 return
             raise errors.internal(f'failed calling webhook "{name}": failed to call webhook: {error}') from None
-        options.warnings.extend(answer.get("warnings") or ())
-        if answer.get("allowed"):
+        options.warnings.extend(answer.warnings or ())
+        if answer.allowed:
             return
-        status = answer.get("status") or {}
-        message = status.get("message") or status.get("reason") or ""
+        status = answer.status or _Status()
+        message = status.message or status.reason or ""
         text = f'admission webhook "{name}" denied the request'
         text = f"{text}: {message}" if message else f"{text} without explanation"
-        code = status.get("code", 400)
-        reason = status.get("reason") or ("Forbidden" if code == 403 else "BadRequest")
-        raise errors.StatusError(code if 400 <= code < 600 else 400, reason, text, status.get("details") or {})
+        code = status.code or 400
+        reason = status.reason or ("Forbidden" if code == 403 else "BadRequest")
+        raise errors.StatusError(code if 400 <= code < 600 else 400, reason, text, status.details or {})
 
-    async def _call(self, webhook: Object, request: Object) -> Object:
+    async def _call(self, webhook: Object, request: Object) -> _Answer:
         client = webhook.get("clientConfig") or {}
         url, host, address = self._target(client)
         body = msgspec.json.encode({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
@@ -165,7 +185,8 @@ class Webhooks:
                 continue
             found = item.decode()
             number = next(
-                (p["port"] for p in found.get("ports") or () if p.get("name", "") == service_port.get("name", "")), None
+                (p.get("port") for p in found.get("ports") or () if p.get("name", "") == service_port.get("name", "")),
+                None,
             )
             for endpoint in found.get("endpoints") or ():
                 if (
@@ -177,16 +198,14 @@ class Webhooks:
         raise _UnreachableError(f'no endpoints available for service "{name}"')
 
 
-def _response(data: bytes, uid: str) -> Object:
+def _response(data: bytes, uid: str) -> _Answer:
     try:
-        review = msgspec.json.decode(data)
-        answer = review["response"]
-        found = answer["uid"]
-    except (msgspec.DecodeError, KeyError, TypeError):
-        raise _UnreachableError("the answer is not an AdmissionReview with a response") from None
-    if found != uid:
-        raise _UnreachableError(f"the answer is for request {found!r}, want {uid!r}")
-    return dict(answer)
+        answer = msgspec.json.decode(data, type=_Review).response
+    except msgspec.DecodeError as error:
+        raise _UnreachableError(f"the answer is not an AdmissionReview with a response: {error}") from None
+    if answer.uid != uid:
+        raise _UnreachableError(f"the answer is for request {answer.uid!r}, want {uid!r}")
+    return answer
 
 
 def _matches(value: str, wanted: Any) -> bool:
