@@ -185,17 +185,17 @@ class _Following:
     bookmarks: bool
 
     async def run(self) -> None:
-        """Write changes as they come, until the deadline or an overflow."""
+        """Write changes as they come, until the deadline or the watcher's end; what came before that is written still."""
         marked = self.store.revision
-        while not self.watcher.overflowed:
+        while True:
             left = self.deadline - time.monotonic()
             events = await self.watcher.drain(max(0.0, min(left, _BOOKMARK_EVERY)))
             # Nothing can be queued between here and the next await, so this watcher has seen all up to `reached`.
-            reached = self.store.revision
+            reached, over = self.store.revision, self.watcher.overflowed
             lines = list(_lines(events, self.wanted, self.encoder))
             if lines:
                 await self.stream.write(b"".join(lines))
-            if self.watcher.overflowed:
+            if over:
                 return  # no bookmark may cover what it could not keep: the client asks again from the last that it was sent
             ended = time.monotonic() >= self.deadline
             if self.bookmarks and reached > marked and (ended or not events):
