@@ -178,3 +178,16 @@ async def test_a_service_that_a_finalizer_holds_leads_to_no_pod_that_is_gone() -
             api.remove(ENDPOINT_SLICES, name, "a")
         await asyncio.sleep(0.05)
         assert not slices
+
+
+async def test_an_object_that_breaks_its_controller_costs_no_other_object_its_care() -> None:
+    api = MemoryApi()
+    api.put(REPLICA_SETS, replica_set("odd"))
+    odd = pod("odd", on="n1")
+    odd["status"]["conditions"][0]["lastTransitionTime"] = "a while ago"
+    api.put(PODS, odd)
+    async with running(api, ReplicaSetController):
+        await until(lambda: bool(api.objects["pods"]["a", "odd"]["metadata"].get("ownerReferences")))
+        await asyncio.sleep(0.05)
+        api.put(REPLICA_SETS, replica_set("web"))
+        await until(lambda: any(name.startswith("web-") for _, name in api.objects["pods"]))

@@ -4,6 +4,7 @@ import asyncio
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tulle.kube import ApiError, WorkQueue
 from tulle.kube.objects import LabelSelector, LabelSelectorRequirement
@@ -81,6 +82,26 @@ async def _worked(steps: list[tuple[str, bool]]) -> None:
     await until(lambda: seen == state)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_exception_costs_its_key_a_delay_and_no_other_key_anything() -> None:
+    queue: WorkQueue[str] = WorkQueue("Widget", first_delay=0.0001)
+    done: list[str] = []
+
+    async def reconcile(key: str) -> None:
+        if key == "odd" and done.count("odd") == 0:
+            done.append("odd")
+            raise ValueError("an odd number")
+        done.append(key)
+
+    for key in ("odd", "plain"):
+        queue.add(key)
+    with capture_logs() as logs:
+        task = asyncio.create_task(queue.work(reconcile))
+        await until(lambda: done == ["odd", "plain", "odd"])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert [(entry["log_level"], entry["object"]) for entry in logs] == [("error", "Widget odd")]
 
 
 labels = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz"))

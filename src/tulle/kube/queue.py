@@ -1,7 +1,8 @@
 """The work queue of a reconciler: each key waits at most once, is worked on by one worker at a time, and fails
 with back-off.
 
-A key added while it is being worked on is worked on once more afterwards, so the last state is never missed.
+A key added while it is being worked on is worked on once more afterwards, so the last state is never missed. Whatever
+goes wrong with one key stays with it: anybody may have written the object behind it, and the others still need care.
 """
 
 import asyncio
@@ -25,9 +26,10 @@ log = structlog.get_logger("tulle.kube.queue")
 
 
 class WorkQueue(Generic[K]):
-    """Delays are seconds. All methods belong to one event loop."""
+    """Delays are seconds; ``kind`` is what log lines call the objects. All methods belong to one event loop."""
 
-    def __init__(self, first_delay: float = 0.01, longest_delay: float = 30.0) -> None:
+    def __init__(self, kind: str = "", *, first_delay: float = 0.01, longest_delay: float = 30.0) -> None:
+        self._kind = kind
         self._first_delay = first_delay
         self._longest_delay = longest_delay
         self._ready: deque[K] = deque()
@@ -101,7 +103,7 @@ class WorkQueue(Generic[K]):
     async def work(self, reconcile: Callable[[K], Awaitable[float | None]], workers: int = 1) -> None:
         """Reconciles keys until cancelled. ``reconcile`` may return seconds after which to come again.
 
-        An ApiError means a retry with back-off; any other exception ends the call.
+        Any exception means a retry of that key with back-off; one that is no ApiError is logged with its traceback.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -118,10 +120,18 @@ class WorkQueue(Generic[K]):
             except ApiError as error:
                 delay = self.retry(key)
                 if not isinstance(error, _STALE) or self._failures[key] == _NOT_STALE_ANY_MORE:
-                    log.warning("reconcile failed, trying again", key=key, seconds=delay, error=str(error))
+                    log.warning(
+                        "reconcile failed, trying again", object=self._name(key), seconds=delay, error=str(error)
+                    )
+            except Exception:
+                log.exception("reconcile failed, trying again", object=self._name(key), seconds=self.retry(key))
             else:
                 self.forget(key)
                 if again is not None:
                     self.add_after(key, again)
             finally:
                 self.done(key)
+
+    def _name(self, key: K) -> str:
+        where = "/".join(part for part in key if part) if isinstance(key, tuple) else str(key)
+        return f"{self._kind} {where}".strip()

@@ -49,7 +49,7 @@ class DaemonSetController:
         self._client = context.client
         self._caches = context.caches
         self._events = context.recorder(self.name)
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue("DaemonSet")
         self._pods = PodControl(context.client, self._events, self._caches.pods.store)
         self._history = TemplateHistory(context)
 

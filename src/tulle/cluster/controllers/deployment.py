@@ -31,7 +31,7 @@ class DeploymentController:
         self._client = context.client
         self._caches = context.caches
         self._events = context.recorder(self.name)
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue("Deployment")
 
     async def run(self) -> None:
         """Works until cancelled."""

@@ -36,7 +36,7 @@ class EndpointSliceController:
     def __init__(self, context: Context) -> None:
         self._client = context.client
         self._caches = context.caches
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue("Service")
 
     async def run(self) -> None:
         """Works until cancelled."""

@@ -44,7 +44,7 @@ class GarbageCollector:
 
     def __init__(self, context: Context) -> None:
         self._client: Client = context.client
-        self._queue: WorkQueue[str] = WorkQueue()
+        self._queue: WorkQueue[str] = WorkQueue("object with uid")
         self._graph = Graph()
         self._caches = context.caches
         self._monitors: dict[tuple[str, str], _Monitor] = {}

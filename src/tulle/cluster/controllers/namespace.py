@@ -24,7 +24,7 @@ class NamespaceController:
     def __init__(self, context: Context) -> None:
         self._client = context.client
         self._caches = context.caches
-        self._queue: WorkQueue[str] = WorkQueue()
+        self._queue: WorkQueue[str] = WorkQueue("Namespace")
         self._delays: dict[str, float] = {}
 
     async def run(self) -> None:

@@ -34,7 +34,7 @@ class NodeLifecycleController:
         self._client = context.client
         self._caches = context.caches
         self._events = context.recorder(self.name)
-        self._queue: WorkQueue[str] = WorkQueue()
+        self._queue: WorkQueue[str] = WorkQueue("Node")
         self._grace = grace_seconds
         self._clock = clock
         self._renewed: dict[str, tuple[str, float]] = {}

@@ -23,7 +23,7 @@ class PodGarbageCollector:
     ) -> None:
         self._client = context.client
         self._caches = context.caches
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue("Pod")
         self._quarantine = quarantine_seconds
         self._clock = clock
         self._missing_since: dict[str, float] = {}

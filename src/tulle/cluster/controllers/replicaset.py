@@ -42,7 +42,7 @@ class ReplicaSetController:
     def __init__(self, context: Context) -> None:
         self._client = context.client
         self._caches = context.caches
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue("ReplicaSet")
         self._pods = PodControl(context.client, context.recorder(self.name), self._caches.pods.store)
 
     async def run(self) -> None:

@@ -27,7 +27,7 @@ class Scheduler:
         self._client = context.client
         self._caches = context.caches
         self._events = context.recorder(self.name)
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue("Pod")
         self._assumed: dict[str, str] = {}
         self._by_node: dict[str, set[Key]] = {}
         self._waiting: set[Key] = set()

@@ -23,7 +23,7 @@ class ServiceAccountController:
     def __init__(self, context: Context) -> None:
         self._client = context.client
         self._caches = context.caches
-        self._queue: WorkQueue[str] = WorkQueue()
+        self._queue: WorkQueue[str] = WorkQueue("ServiceAccount default of Namespace")
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -57,7 +57,7 @@ class RootCaPublisher:
         self._client = context.client
         self._caches = context.caches
         self._root_ca = root_ca
-        self._queue: WorkQueue[str] = WorkQueue()
+        self._queue: WorkQueue[str] = WorkQueue("ConfigMap kube-root-ca.crt of Namespace")
 
     async def run(self) -> None:
         """Works until cancelled."""
