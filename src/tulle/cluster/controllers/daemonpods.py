@@ -125,7 +125,7 @@ class TemplateHistory:
 
     def _known(self, ds: DaemonSet) -> list[ControllerRevision]:
         owned = self._caches.revisions_by_owner.owned(ds.metadata.namespace, ds.metadata.uid)
-        return [one for one in owned if one.metadata.labels.get(REVISION_HASH) and "spec" in one.data]
+        return [one for one in owned if one.metadata.labels.get(REVISION_HASH) and _template(one)]
 
     async def _record(self, ds: DaemonSet, suffix: str, revision: int, data: dict[str, Any]) -> None:
         labels = (ds.spec.template.get("metadata") or {}).get("labels") or {}
@@ -170,7 +170,11 @@ class TemplateHistory:
 
 
 def _template(revision: ControllerRevision) -> dict[str, Any]:
-    template = (revision.data.get("spec") or {}).get("template") or {}
+    """The template that a revision holds; empty if it holds something else, for its data may be any JSON."""
+    try:
+        template = dict(revision.data["spec"]["template"])
+    except (TypeError, KeyError, ValueError):
+        return {}
     return plain({key: value for key, value in template.items() if key != "$patch"})
 
 

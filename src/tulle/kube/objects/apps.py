@@ -107,5 +107,5 @@ class DaemonSet(KubeObject, frozen=True, kw_only=True):
 class ControllerRevision(KubeObject, frozen=True, kw_only=True):
     """apps/v1 ControllerRevision: one past pod template of a DaemonSet, which `kubectl rollout undo` reads."""
 
-    data: dict[str, Any] = {}
+    data: Any = None
     revision: int = 0

@@ -27,7 +27,7 @@ class Namespace(KubeObject, frozen=True, kw_only=True):
 class ServicePort(Part, frozen=True, kw_only=True):
     """One port of a Service. ``target_port`` is a number or a container port's name; absent means ``port``."""
 
-    port: int
+    port: int = 0
     name: str = ""
     protocol: str = "TCP"
     app_protocol: str = ""
@@ -103,8 +103,8 @@ class Secret(KubeObject, frozen=True, kw_only=True):
 
 
 class Taint(Part, frozen=True, kw_only=True):
-    key: str
-    effect: str
+    key: str = ""
+    effect: str = ""
     value: str = ""
     time_added: str = ""
 
@@ -118,8 +118,8 @@ class NodeSpec(Part, frozen=True, kw_only=True):
 
 
 class NodeAddress(Part, frozen=True, kw_only=True):
-    type: str
-    address: str
+    type: str = ""
+    address: str = ""
 
 
 class DaemonEndpoint(Part, frozen=True, kw_only=True):

@@ -3,7 +3,8 @@ time.
 
 All structs are frozen, because informers hand the same instance to every reader. Absent and default are the
 same on the wire (``omit_defaults``), so a field whose zero is meaningful to the API (``replicas: 0``) is
-declared ``X | None`` with default ``None``.
+declared ``X | None`` with default ``None``. Every field has a default, also where the API asks for it: it does not check
+all of them, and a list with one object that cannot be decoded is a list that nobody can read.
 """
 
 from datetime import UTC, datetime
@@ -22,10 +23,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
 class OwnerReference(Part, frozen=True, kw_only=True):
     """meta/v1 OwnerReference. ``controller`` marks the one owner that manages the object."""
 
-    api_version: str
-    kind: str
-    name: str
-    uid: str
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
     controller: bool = False
     block_owner_deletion: bool = False
 
@@ -63,8 +64,8 @@ class PartialObject(KubeObject, frozen=True, kw_only=True, omit_defaults=True, r
 class Condition(Part, frozen=True, kw_only=True):
     """A status condition: meta/v1 Condition, and the older shapes of Pod, Node and the workloads."""
 
-    type: str
-    status: str
+    type: str = ""
+    status: str = ""
     reason: str = ""
     message: str = ""
     observed_generation: int = 0
@@ -77,8 +78,8 @@ class Condition(Part, frozen=True, kw_only=True):
 class LabelSelectorRequirement(Part, frozen=True, kw_only=True):
     """One entry of ``matchExpressions``: In, NotIn, Exists, DoesNotExist (node selectors: Gt, Lt too)."""
 
-    key: str
-    operator: str
+    key: str = ""
+    operator: str = ""
     values: tuple[str, ...] = ()
 
 

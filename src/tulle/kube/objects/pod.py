@@ -21,7 +21,7 @@ from tulle.kube.objects.volumes import FieldRef, ResourceFieldRef, Volume
 class KeyRef(Part, frozen=True, kw_only=True):
     """A key of a named ConfigMap or Secret."""
 
-    key: str
+    key: str = ""
     name: str = ""
     optional: bool = False
 
@@ -34,7 +34,7 @@ class EnvVarSource(Part, frozen=True, kw_only=True):
 
 
 class EnvVar(Part, frozen=True, kw_only=True):
-    name: str
+    name: str = ""
     value: str = ""
     value_from: EnvVarSource | None = None
 
@@ -51,7 +51,7 @@ class EnvFrom(Part, frozen=True, kw_only=True):
 
 
 class ContainerPort(Part, frozen=True, kw_only=True):
-    container_port: int
+    container_port: int = 0
     name: str = ""
     protocol: str = "TCP"
     host_port: int = 0
@@ -59,8 +59,8 @@ class ContainerPort(Part, frozen=True, kw_only=True):
 
 
 class VolumeMount(Part, frozen=True, kw_only=True):
-    name: str
-    mount_path: str
+    name: str = ""
+    mount_path: str = ""
     sub_path: str = ""
     sub_path_expr: str = ""
     read_only: bool = False
@@ -73,12 +73,12 @@ class ResourceRequirements(Part, frozen=True, kw_only=True):
 
 
 class HttpHeader(Part, frozen=True, kw_only=True):
-    name: str
+    name: str = ""
     value: str = ""
 
 
 class HttpGetAction(Part, frozen=True, kw_only=True):
-    port: IntOrString
+    port: IntOrString = 0
     path: str = "/"
     host: str = ""
     scheme: str = "HTTP"
@@ -86,7 +86,7 @@ class HttpGetAction(Part, frozen=True, kw_only=True):
 
 
 class TcpSocketAction(Part, frozen=True, kw_only=True):
-    port: IntOrString
+    port: IntOrString = 0
     host: str = ""
 
 
@@ -95,7 +95,7 @@ class ExecAction(Part, frozen=True, kw_only=True):
 
 
 class GrpcAction(Part, frozen=True, kw_only=True):
-    port: int
+    port: int = 0
     service: str = ""
 
 
@@ -150,7 +150,7 @@ class SecurityContext(Part, frozen=True, kw_only=True):
 class Container(Part, frozen=True, kw_only=True):
     """A container, an init container, or (``restart_policy: Always`` among init containers) a sidecar."""
 
-    name: str
+    name: str = ""
     image: str = ""
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
@@ -194,7 +194,7 @@ class NodeSelector(Part, frozen=True, kw_only=True):
 
 
 class PreferredNodeTerm(Part, frozen=True, kw_only=True):
-    weight: int
+    weight: int = 0
     preference: NodeSelectorTerm = NodeSelectorTerm()
 
 
@@ -206,7 +206,7 @@ class NodeAffinity(Part, frozen=True, kw_only=True):
 
 
 class PodAffinityTerm(Part, frozen=True, kw_only=True):
-    topology_key: str
+    topology_key: str = ""
     label_selector: LabelSelector | None = None
     namespaces: tuple[str, ...] = ()
     namespace_selector: LabelSelector | None = None
@@ -234,7 +234,7 @@ class PodSecurityContext(Part, frozen=True, kw_only=True):
 
 
 class DnsOption(Part, frozen=True, kw_only=True):
-    name: str
+    name: str = ""
     value: str = ""
 
 
@@ -245,12 +245,12 @@ class DnsConfig(Part, frozen=True, kw_only=True):
 
 
 class HostAlias(Part, frozen=True, kw_only=True):
-    ip: str
+    ip: str = ""
     hostnames: tuple[str, ...] = ()
 
 
 class SchedulingGate(Part, frozen=True, kw_only=True):
-    name: str
+    name: str = ""
 
 
 class PodSpec(Part, frozen=True, kw_only=True):
@@ -311,7 +311,7 @@ class ContainerState(Part, frozen=True, kw_only=True):
 
 
 class ContainerStatus(Part, frozen=True, kw_only=True):
-    name: str
+    name: str = ""
     ready: bool = False
     started: bool | None = None
     restart_count: int = 0

@@ -6,24 +6,24 @@ from tulle.kube.objects.meta import Part
 
 
 class FieldRef(Part, frozen=True, kw_only=True):
-    field_path: str
+    field_path: str = ""
     api_version: str = ""
 
 
 class ResourceFieldRef(Part, frozen=True, kw_only=True):
-    resource: str
+    resource: str = ""
     container_name: str = ""
     divisor: int | float | str = ""
 
 
 class KeyToPath(Part, frozen=True, kw_only=True):
-    key: str
-    path: str
+    key: str = ""
+    path: str = ""
     mode: int | None = None
 
 
 class DownwardItem(Part, frozen=True, kw_only=True):
-    path: str
+    path: str = ""
     field_ref: FieldRef | None = None
     resource_field_ref: ResourceFieldRef | None = None
     mode: int | None = None
@@ -60,12 +60,12 @@ class EmptyDir(Part, frozen=True, kw_only=True):
 
 
 class HostPath(Part, frozen=True, kw_only=True):
-    path: str
+    path: str = ""
     type: str = ""
 
 
 class ServiceAccountTokenProjection(Part, frozen=True, kw_only=True):
-    path: str
+    path: str = ""
     audience: str = ""
     expiration_seconds: int = 3600
 
@@ -87,7 +87,7 @@ class Projected(Part, frozen=True, kw_only=True):
 class Volume(Part, frozen=True, kw_only=True):
     """A volume of a kind that a node of the embedded cluster can mount; other kinds decode with every source absent."""
 
-    name: str
+    name: str = ""
     empty_dir: EmptyDir | None = None
     host_path: HostPath | None = None
     config_map: ConfigMapSource | None = None
