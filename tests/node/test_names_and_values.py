@@ -1,11 +1,14 @@
 """Small pure pieces: image references, accounts, quantities, expansion."""
 
+import inspect
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tulle.cluster.node.images import names, users
-from tulle.cluster.node.pods import expansion, quantity
+from tulle.cluster.node.pods import expansion, quantity, spec
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -107,3 +110,9 @@ def test_expansion(text: str, expanded: str) -> None:
 @given(st.text(alphabet="ab()", max_size=20))
 def test_text_without_a_dollar_stays(text: str) -> None:
     assert expansion.expand(text, {"a": "1"}) == text
+
+
+@pytest.mark.parametrize("name", [n for n, p in inspect.getmembers(spec, inspect.isclass) if issubclass(p, spec.Base)])
+def test_what_the_api_does_not_insist_on_reads_as_empty(name: str) -> None:
+    part = getattr(spec, name)
+    assert isinstance(msgspec.convert({}, part), part)

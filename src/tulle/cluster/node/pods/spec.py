@@ -1,6 +1,7 @@
 """A pod as the node reads it: the fields of the Pod API (v1) that change what the kubelet does, typed.
 
-Fields that this node does not act on are left out; the API server has validated the object.
+Fields that this node does not act on are left out. Every field has a default, because the API server does not insist on
+all of them: a pod that the node cannot read could neither start, nor say why not, nor end.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ class ObjectReference(Base, frozen=True):
 
 
 class KeySelector(Base, frozen=True):
-    key: str
+    key: str = ""
     name: str = ""
     optional: bool = False
 
 
 class FieldRef(Base, frozen=True):
-    field_path: str
+    field_path: str = ""
 
 
 class ResourceFieldRef(Base, frozen=True):
-    resource: str
+    resource: str = ""
     container_name: str = ""
     divisor: str | int | float = "1"
 
@@ -46,7 +47,7 @@ class EnvVarSource(Base, frozen=True):
 
 
 class EnvVar(Base, frozen=True):
-    name: str
+    name: str = ""
     value: str = ""
     value_from: EnvVarSource | None = None
 
@@ -58,8 +59,8 @@ class EnvFrom(Base, frozen=True):
 
 
 class VolumeMount(Base, frozen=True):
-    name: str
-    mount_path: str
+    name: str = ""
+    mount_path: str = ""
     read_only: bool = False
     sub_path: str = ""
     sub_path_expr: str = ""
@@ -67,12 +68,12 @@ class VolumeMount(Base, frozen=True):
 
 
 class HTTPHeader(Base, frozen=True):
-    name: str
-    value: str
+    name: str = ""
+    value: str = ""
 
 
 class HTTPGet(Base, frozen=True):
-    port: int | str
+    port: int | str = 0
     path: str = "/"
     host: str = ""
     scheme: str = "HTTP"
@@ -80,12 +81,12 @@ class HTTPGet(Base, frozen=True):
 
 
 class TCPSocket(Base, frozen=True):
-    port: int | str
+    port: int | str = 0
     host: str = ""
 
 
 class GRPC(Base, frozen=True):
-    port: int
+    port: int = 0
     service: str = ""
 
 
@@ -94,7 +95,7 @@ class Exec(Base, frozen=True):
 
 
 class Sleep(Base, frozen=True):
-    seconds: int
+    seconds: int = 0
 
 
 class Handler(Base, frozen=True):
@@ -130,7 +131,7 @@ class Capabilities(Base, frozen=True):
 
 
 class SeccompProfile(Base, frozen=True):
-    type: str
+    type: str = ""
     localhost_profile: str = ""
 
 
@@ -147,8 +148,8 @@ class SecurityContext(Base, frozen=True):
 
 
 class Sysctl(Base, frozen=True):
-    name: str
-    value: str
+    name: str = ""
+    value: str = ""
 
 
 class PodSecurityContext(Base, frozen=True):
@@ -162,7 +163,7 @@ class PodSecurityContext(Base, frozen=True):
 
 
 class ContainerPort(Base, frozen=True):
-    container_port: int
+    container_port: int = 0
     name: str = ""
     protocol: str = "TCP"
     host_port: int = 0
@@ -174,7 +175,7 @@ class Resources(Base, frozen=True):
 
 
 class Container(Base, frozen=True):
-    name: str
+    name: str = ""
     image: str = ""
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
@@ -208,8 +209,8 @@ class Container(Base, frozen=True):
 
 
 class KeyToPath(Base, frozen=True):
-    key: str
-    path: str
+    key: str = ""
+    path: str = ""
     mode: int | None = None
 
 
@@ -230,7 +231,7 @@ class SecretSource(Base, frozen=True):
 
 
 class DownwardFile(Base, frozen=True):
-    path: str
+    path: str = ""
     field_ref: FieldRef | None = None
     resource_field_ref: ResourceFieldRef | None = None
     mode: int | None = None
@@ -242,7 +243,7 @@ class DownwardSource(Base, frozen=True):
 
 
 class TokenSource(Base, frozen=True):
-    path: str
+    path: str = ""
     audience: str = ""
     expiration_seconds: int = 3600
 
@@ -265,12 +266,12 @@ class EmptyDirSource(Base, frozen=True):
 
 
 class HostPathSource(Base, frozen=True):
-    path: str
+    path: str = ""
     type: str = ""
 
 
 class Volume(Base, frozen=True):
-    name: str
+    name: str = ""
     empty_dir: EmptyDirSource | None = None
     host_path: HostPathSource | None = None
     config_map: ConfigMapSource | None = None
@@ -280,7 +281,7 @@ class Volume(Base, frozen=True):
 
 
 class HostAlias(Base, frozen=True):
-    ip: str
+    ip: str = ""
     hostnames: tuple[str, ...] = ()
 
 
@@ -296,7 +297,7 @@ class DNSConfig(Base, frozen=True):
 
 
 class ReadinessGate(Base, frozen=True):
-    condition_type: str
+    condition_type: str = ""
 
 
 class PodSpec(Base, frozen=True):
@@ -324,7 +325,7 @@ class PodSpec(Base, frozen=True):
 
 
 class Metadata(Base, frozen=True):
-    name: str
+    name: str = ""
     namespace: str = "default"
     uid: str = ""
     labels: Mapping[str, str] = {}
@@ -337,7 +338,7 @@ class Metadata(Base, frozen=True):
 class Pod(Base, frozen=True):
     """`status` stays as it came: the node adds to it what others wrote there."""
 
-    metadata: Metadata
+    metadata: Metadata = Metadata()
     spec: PodSpec = PodSpec()
     status: dict[str, Any] = {}
 
