@@ -142,10 +142,18 @@ class Containers:
         except PullError as failure:
             known.waiting, known.not_before = Waiting(failure.reason, failure.message), failure.retry_at
         except NotStartedError as failure:
-            known.waiting = Waiting(failure.reason, failure.message)
-            known.not_before = time.time() + plan.FIRST_BACKOFF
+            self._not_started(known, failure.reason, failure.message)
+        except Exception as failure:
+            # A full disk, a path that cannot be, a fault here: it is told, and not tried again at once.
+            log.exception("container not started", pod=str(self.pod.ref), container=name)
+            start.tell("Warning", "Failed", f"Error: {failure}")
+            self._not_started(known, "CreateContainerError", str(failure))
         else:
             await self._started(known, run, start)
+
+    @staticmethod
+    def _not_started(known: ContainerRuns, reason: str, message: str) -> None:
+        known.waiting, known.not_before = Waiting(reason, message), time.time() + plan.FIRST_BACKOFF
 
     async def _started(self, known: ContainerRuns, run: Run, start: Start) -> None:
         oldest, known.previous, known.current, known.waiting = known.previous, known.current, run, None

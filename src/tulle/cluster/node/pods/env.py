@@ -77,7 +77,8 @@ def build(pod: Pod, container: Container, sources: Sources) -> dict[str, str]:
                 if not reference.optional:
                     raise ConfigError(f'{kind.lower()} "{reference.name}" not found')
                 continue
-            values.update({f"{source.prefix}{k}": v for k, v in texts(kind, found).items() if _NAME.fullmatch(k)})
+            named = {key: value for key, value in _data(found).items() if _NAME.fullmatch(key)}
+            values |= {f"{source.prefix}{k}": _text(kind, reference.name, k, v) for k, v in named.items()}
     known = dict(values)
     for variable in container.env:
         if variable.value_from is None:
@@ -89,12 +90,20 @@ def build(pod: Pod, container: Container, sources: Sources) -> dict[str, str]:
     return values
 
 
-def texts(kind: str, found: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of a ConfigMap or Secret whose values are text."""
-    data: Mapping[str, str] = found.get("data") or {}
+def _data(found: Mapping[str, Any]) -> Mapping[str, str]:
+    return found.get("data") or {}
+
+
+def _text(kind: str, name: str, key: str, value: str) -> str:
+    """A value of a ConfigMap or Secret. Raises ConfigError if it is no text."""
     if kind == "ConfigMap":
-        return dict(data)
-    return {key: base64.b64decode(value).decode("utf-8", "surrogateescape") for key, value in data.items()}
+        return value
+    try:
+        return base64.b64decode(value).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f'secret "{name}" key {key!r} is not UTF-8 text, which the environment cannot hold; mount it as a volume'
+        ) from error
 
 
 def _value_from(pod: Pod, container: Container, source: EnvVarSource, sources: Sources) -> str | None:
@@ -118,9 +127,8 @@ def _key(pod: Pod, kind: str, selector: KeySelector, sources: Sources) -> str | 
         if selector.optional:
             return None
         raise ConfigError(f'{kind.lower()} "{selector.name}" not found')
-    values = texts(kind, found)
-    if selector.key in values:
-        return values[selector.key]
+    if selector.key in _data(found):
+        return _text(kind, selector.name, selector.key, _data(found)[selector.key])
     if selector.optional:
         return None
     raise ConfigError(f"couldn't find key {selector.key} in {kind} {pod.metadata.namespace}/{selector.name}")
