@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from tulle.cluster.node.images.store import LocalImage
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.volumes import Volumes
-from tulle.cluster.node.runtime.records import Record, Status
+from tulle.cluster.node.runtime.records import Exit, Record, Status
 from tulle.cluster.node.runtime.rootfs import ImageRoot
 from tulle.cluster.node.seams import PodNetwork, PodRef
 from tulle.kube.objects.meta import ObjectReference
@@ -30,6 +30,7 @@ class FakeRuntime:
         self.created: list[str] = []
         self.removed: list[str] = []
         self.configs: list[Any] = []
+        self.on_change: Callable[[Status], None] = lambda _: None
         self._directory = directory
 
     def rootfs_path(self, cid: str) -> str:
@@ -54,7 +55,17 @@ class FakeRuntime:
         await self.kill(cid)
 
     async def kill(self, cid: str) -> None:
-        pass
+        self.end(cid, 137)
+
+    def end(self, cid: str, code: int) -> None:
+        """The container ends."""
+        ended = self.statuses[cid]._replace(state="exited", exit=Exit(exit_code=code, finished_at=time.time()))
+        self.statuses[cid] = ended
+        self.on_change(ended)
+
+    def running(self, name: str) -> str:
+        """The container of this name that runs."""
+        return next(cid for cid, s in self.statuses.items() if s.record.name == name and s.exit is None)
 
     async def remove(self, cid: str) -> None:
         self.removed.append(cid)

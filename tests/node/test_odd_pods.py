@@ -7,13 +7,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.node.fakes import FakeNode, until
 from tests.node.pods import pod
 from tulle.cluster.node import linux
-from tulle.cluster.node.pods import plan, spec, worker
+from tulle.cluster.node.pods import actions, manager, plan, spec, worker
+from tulle.cluster.node.pods.manager import PodManager
 from tulle.cluster.node.pods.worker import PodWorker
+from tulle.cluster.node.runtime.shim.client import ShimError
+from tulle.kube.informer import Change
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No mount on this machine, and no test that waits for seconds."""
     monkeypatch.setattr(linux, "mount", lambda *_: None)
     monkeypatch.setattr(worker, "RETRY", 0.02)
+    monkeypatch.setattr(manager, "AGAIN", 0.02)
 
 
 @pytest.fixture
@@ -31,6 +36,7 @@ def fake(tmp_path: Path) -> FakeNode:
 @asynccontextmanager
 async def working(fake: FakeNode, wanted: spec.Pod) -> AsyncIterator[PodWorker]:
     made = PodWorker(fake.node, wanted, ())
+    fake.runtime.on_change = made.container_ended
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -77,3 +83,104 @@ async def test_a_secret_that_is_no_text_is_named(fake: FakeNode) -> None:
     message = container(fake)["waiting"]["message"]
     assert "blob" in message
     assert "s" in message
+
+
+async def test_a_fault_of_a_worker_costs_its_pod_a_delay(fake: FakeNode) -> None:
+    fake.network.failures = [KeyError("a fault"), KeyError("a fault")]
+    async with working(fake, pod()) as worked:
+        await until(lambda: "running" in container(fake))
+        assert worked.runs["c"].current is not None
+    assert fake.reasons.count("FailedSync") == 2
+
+
+async def test_a_hook_that_cannot_even_be_tried_holds_up_no_end(fake: FakeNode) -> None:
+    hook = {"preStop": {"tcpSocket": {"host": "x" * 70, "port": 80}}}
+    wanted = pod({"name": "c", "lifecycle": hook}, terminationGracePeriodSeconds=1)
+    async with working(fake, wanted) as worked:
+        await until(lambda: "running" in container(fake))
+        worked.update(msgspec.structs.replace(wanted, metadata=deleted(wanted)))
+        await until(lambda: fake.client.deleted == ["p"])
+    assert "FailedPreStopHook" in fake.reasons
+
+
+def deleted(wanted: spec.Pod) -> spec.Metadata:
+    return msgspec.structs.replace(wanted.metadata, deletion_timestamp="2026-01-01T00:00:00Z")
+
+
+async def test_a_probe_that_cannot_even_be_tried_is_a_bad_answer(fake: FakeNode) -> None:
+    handler = spec.Handler(tcp_socket=spec.TCPSocket(host="x" * 70, port=80))
+    told = await actions.perform(fake.node, spec.Container(name="c"), "cid", handler, pod_ip="10.244.0.9", timeout=1)
+    assert "label" in told
+
+
+async def test_a_run_whose_predecessor_will_not_go_is_still_watched(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_BACKOFF", 0.0)
+
+    async def stuck(_cid: str) -> None:
+        raise ShimError("cgroup still has processes")
+
+    async with working(fake, pod()) as worked:
+        monkeypatch.setattr(fake.runtime, "remove", stuck)
+        for attempt in range(3):
+            await until(lambda: fake.runtime.created.count("c") == attempt + 1)  # noqa: B023
+            await until(lambda: worked.runs["c"].current is not None and worked.runs["c"].current.startup_complete)
+            if attempt < 2:
+                fake.runtime.end(fake.runtime.running("c"), 1)
+
+
+def document(uid: str = "u1", **status: Any) -> dict[str, Any]:
+    meta = {"name": "p", "namespace": "ns", "uid": uid}
+    return {"metadata": meta, "spec": {"containers": [{"name": "c"}]}, "status": status}
+
+
+@asynccontextmanager
+async def managing(fake: FakeNode) -> AsyncIterator[PodManager]:
+    made = PodManager()
+    made.attach(fake.node)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def test_a_pod_whose_worker_failed_and_that_is_deleted_then_is_cleaned_up(fake: FakeNode) -> None:
+    fake.network.failures = [KeyError("a fault")] * 1000
+    async with managing(fake) as pods:
+        pods.changed(Change(("ns", "p"), None, document()))
+        await until(lambda: "FailedSync" in fake.reasons)
+        pods.changed(Change(("ns", "p"), document(), None))
+        await until(lambda: bool(fake.network.detached) and not pods.workers)
+
+
+async def test_a_pod_has_one_worker_also_when_there_is_news_after_a_fault(fake: FakeNode) -> None:
+    fake.network.failures = [KeyError("a fault")]
+    async with managing(fake) as pods:
+        pods.changed(Change(("ns", "p"), None, document()))
+        await until(lambda: "FailedSync" in fake.reasons)
+        pods.changed(Change(("ns", "p"), document(), document()))
+        await until(lambda: "running" in container(fake))
+        await asyncio.sleep(0.1)
+    assert sorted(fake.runtime.created) == ["POD", "c"]
+
+
+async def test_a_pod_with_a_nameless_container_status_costs_the_node_nothing(fake: FakeNode) -> None:
+    async with managing(fake) as pods:
+        pods.changed(Change(("ns", "p"), None, document(containerStatuses=[{"ready": True}])))
+        await until(lambda: "running" in container(fake))
+
+
+async def test_a_pod_that_cannot_be_taken_on_is_tried_again(fake: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = [KeyError("a fault")]
+
+    def parse(found: dict[str, Any]) -> spec.Pod:
+        if faults:
+            raise faults.pop()
+        return msgspec.convert(found, spec.Pod)
+
+    monkeypatch.setattr(spec, "parse", parse)
+    async with managing(fake) as pods:
+        pods.changed(Change(("ns", "p"), None, document()))
+        await until(lambda: "running" in container(fake))
+    assert "FailedSync" in fake.reasons

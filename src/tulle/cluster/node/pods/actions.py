@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import structlog
+
 from tulle.cluster.node.pods import requests
 from tulle.cluster.node.pods.node import Node
 from tulle.cluster.node.pods.spec import Container, Handler
@@ -12,9 +14,14 @@ from tulle.cluster.node.runtime.exec import ExecError, ExecRequest, ExecSession
 
 MAX_OUTPUT = 10 * 1024
 
+log = structlog.get_logger("tulle.node.actions")
+
 
 async def perform(node: Node, container: Container, cid: str, handler: Handler, *, pod_ip: str, timeout: float) -> str:
-    """Do it; an empty text is success, any other says what was wrong. Never takes much longer than `timeout` seconds."""
+    """Do it; an empty text is success, any other says what was wrong. Never takes much longer than `timeout` seconds.
+
+    Whatever goes wrong is an answer: an exception would end the probing, or leave a container that is to end running.
+    """
     try:
         if handler.exec is not None:
             return await run(node, cid, handler.exec.command, timeout)
@@ -28,6 +35,9 @@ async def perform(node: Node, container: Container, cid: str, handler: Handler, 
             await asyncio.sleep(min(handler.sleep.seconds, timeout))
     except requests.RequestError as error:
         return str(error)
+    except Exception as error:
+        log.exception("hook or probe failed", container=container.name, cid=cid)
+        return f"{type(error).__name__}: {error}"
     return ""
 
 

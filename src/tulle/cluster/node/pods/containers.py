@@ -70,7 +70,7 @@ class Containers:
     def adopt(self, adopted: Iterable[Status]) -> None:
         """Take over the runs of an earlier process; what the API server was told of them still holds."""
         kinds = ("containerStatuses", "initContainerStatuses")
-        reported = {s["name"]: s for kind in kinds for s in self.pod.status.get(kind) or ()}
+        reported = {s.get("name"): s for kind in kinds for s in self.pod.status.get(kind) or ()}
         for old in sorted(adopted, key=lambda s: s.record.attempt):
             known = self.runs.setdefault(old.record.name, ContainerRuns())
             known.previous, known.current = known.current, adopt(old)
@@ -167,9 +167,16 @@ class Containers:
                 self.note_end(status)  # it ended before it was known here
         self._wake()
         if oldest is not None and oldest.cid:
-            await self._node.runtime.remove(oldest.cid)
+            await self._remove(oldest)
         if run.state == "running":
             await self._post_start(run, start)
+
+    async def _remove(self, oldest: Run) -> None:
+        """A run that nobody can see any more. What is left of it goes with the pod, and keeps no other run from its hook."""
+        try:
+            await self._node.runtime.remove(oldest.cid)
+        except (ShimError, OSError) as error:
+            log.warning("container not removed", pod=str(self.pod.ref), container=oldest.name, error=str(error))
 
     async def _post_start(self, run: Run, start: Start) -> None:
         text = await start.post_start(run)

@@ -5,11 +5,9 @@ know any more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
-import msgspec
 import structlog
 
 from tulle.cluster.node.pods import ending, spec
@@ -18,9 +16,12 @@ from tulle.cluster.node.pods.publisher import PODS
 from tulle.cluster.node.pods.runs import Run
 from tulle.cluster.node.pods.worker import PodWorker
 from tulle.cluster.node.runtime.records import Status
-from tulle.cluster.node.runtime.shim.client import ShimError
-from tulle.cluster.node.seams import NetworkError, PodRef
+from tulle.cluster.node.seams import PodRef
 from tulle.kube.informer import Change, Informer
+from tulle.kube.objects.meta import ObjectReference
+
+AGAIN = 5.0
+"""Seconds until what failed for one pod is tried again."""
 
 log = structlog.get_logger("tulle.node.pods")
 
@@ -33,6 +34,7 @@ class PodManager:
         self._node: Node | None = None
         self._informer: Informer[dict[str, Any]] | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._untaken: dict[str, dict[str, Any]] = {}
 
     def attach(self, node: Node) -> None:
         self._node = node
@@ -74,15 +76,21 @@ class PodManager:
         following = asyncio.create_task(informer.run(), name="pods of this node")
         try:
             await informer.synced()
-            informer.on_change(self._changed)
-            await self._end_orphans()
+            informer.on_change(self.changed)
+            self._end_orphans()
             await following
         finally:
             following.cancel()
-            for worker in self.workers.values():
-                await worker.close()
-            for task in self._tasks.values():
-                task.cancel()
+            await self.close()
+
+    async def close(self) -> None:
+        """The node process ends: leave the pods as they are."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for worker in self.workers.values():
+            await worker.close()
 
     async def recover(self) -> None:
         """The shim died and a new one has taken over: its containers are reported as ended."""
@@ -91,19 +99,36 @@ class PodManager:
             if status.exit is not None:
                 self.container_ended(status)
 
-    def _changed(self, change: Change[dict[str, Any]]) -> None:
+    def changed(self, change: Change[dict[str, Any]]) -> None:
+        """A pod of this node came, changed or went. One that cannot be taken on costs no other pod anything."""
+        uid = (change.new or change.old or {})["metadata"]["uid"]
         if change.new is None:
-            assert change.old is not None
-            worker = self.workers.get(change.old["metadata"]["uid"])
+            self._untaken.pop(uid, None)
+            worker = self.workers.get(uid)
             if worker is not None:
                 worker.removed()
-            return
+        else:
+            self._untaken[uid] = change.new
+            self._take(uid, change.new)
+
+    def _take(self, uid: str, document: dict[str, Any]) -> None:
+        if self._untaken.get(uid) is not document:
+            return  # there is newer news
         try:
-            pod = spec.parse(change.new)
-        except msgspec.ValidationError as error:
-            log.error("pod cannot be read", pod="/".join(change.key), error=str(error))
-            return
-        worker = self.workers.get(pod.metadata.uid)
+            self._follow(uid, spec.parse(document))
+        except Exception as error:
+            meta = document["metadata"]
+            name, namespace = meta.get("name", ""), meta.get("namespace", "")
+            log.exception("pod not taken on, trying again", pod=f"{namespace}/{name}", seconds=AGAIN)
+            reference = ObjectReference(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid)
+            assert self._node is not None
+            self._node.recorder.event(reference, "Warning", "FailedSync", f"Error syncing pod, skipping: {error}")
+            asyncio.get_running_loop().call_later(AGAIN, self._take, uid, document)
+        else:
+            del self._untaken[uid]
+
+    def _follow(self, uid: str, pod: spec.Pod) -> None:
+        worker = self.workers.get(uid)
         if worker is not None:
             worker.update(pod)
         else:
@@ -118,35 +143,18 @@ class PodManager:
             return  # it ended here before, and nothing is left of it but its status
         worker = PodWorker(self._node, pod, mine)
         self.workers[uid] = worker
-        task = asyncio.create_task(worker.run(), name=f"pod {pod.ref}")
+        self._spawn(uid, worker.run(), f"pod {pod.ref}")
+
+    def _spawn(self, uid: str, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._tasks[uid] = task
-        task.add_done_callback(lambda done: self._worker_done(uid, done))
+        task.add_done_callback(lambda _: self._done(uid))
 
-    def _worker_done(self, uid: str, task: asyncio.Task[None]) -> None:
+    def _done(self, uid: str) -> None:
         self._tasks.pop(uid, None)
-        worker = self.workers.pop(uid, None)
-        if task.cancelled() or worker is None:
-            return
-        if task.exception() is not None:
-            # a fault here must not cost the pod: its worker starts anew from what is known, a little later
-            log.error("pod worker failed", pod=str(worker.pod.ref), exc_info=task.exception())
-            asyncio.get_running_loop().call_later(5.0, self._revive, worker)
+        self.workers.pop(uid, None)
 
-    def _revive(self, worker: PodWorker) -> None:
-        document = (
-            self._informer.store.get((worker.pod.metadata.namespace, worker.pod.metadata.name))
-            if self._informer
-            else None
-        )
-        if document is not None and document["metadata"]["uid"] == worker.pod.metadata.uid:
-            self._add(spec.parse(document))
-        else:  # it was deleted meanwhile, and nobody else ends what is left of it
-            uid = worker.pod.metadata.uid
-            task = asyncio.create_task(self._clean(worker.pod.ref), name=f"end of pod {worker.pod.ref}")
-            self._tasks[uid] = task
-            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
-
-    async def _end_orphans(self) -> None:
+    def _end_orphans(self) -> None:
         """Containers of pods that were deleted while this process was not there."""
         assert self._node is not None
         assert self._informer is not None
@@ -156,14 +164,19 @@ class PodManager:
             record = status.record
             if record.pod_uid not in known:
                 left[record.pod_uid] = PodRef(record.pod_namespace, record.pod_name, record.pod_uid)
-        for ref in left.values():
-            await self._clean(ref)
+        for uid, ref in left.items():
+            self._spawn(uid, self._clean(ref), f"end of pod {ref}")
 
     async def _clean(self, ref: PodRef) -> None:
+        """Nobody else ends it: this goes on until it is done."""
         assert self._node is not None
         log.info("ending a pod that the API server does not know", pod=str(ref))
-        with contextlib.suppress(ShimError, OSError, NetworkError):
-            await ending.clean(self._node, ref)
+        while True:
+            try:
+                return await ending.clean(self._node, ref)
+            except Exception as error:
+                log.warning("pod not cleaned up, trying again", pod=str(ref), seconds=AGAIN, error=str(error))
+            await asyncio.sleep(AGAIN)
 
     def running(self, namespace: str, name: str, container: str) -> Run | None:
         """The current run of a container, if there is one."""

@@ -101,15 +101,24 @@ class PodWorker:
     # The worker's life
 
     async def run(self) -> None:
-        """Until the pod has ended here and is gone from the API server."""
+        """Until the pod has ended here and is gone from the API server. A fault costs this pod a delay, and its owner hears
+        of it.
+        """
+        faults = 0
         while True:
             self._wake.clear()
             try:
                 wake_at = await self._sync()
                 pause = RESYNC if wake_at is None else max(0.0, wake_at - time.time())
+                faults = 0
             except ShimError as error:
                 log.warning("runtime away", pod=str(self.pod.ref), error=str(error))
                 pause = RETRY
+            except Exception as error:
+                pause = min(RETRY * float(2 ** min(faults, 10)), RESYNC)
+                faults += 1
+                log.exception("pod worker failed, trying again", pod=str(self.pod.ref), seconds=pause)
+                self._node.event(self.pod, "Warning", "FailedSync", f"Error syncing pod, skipping: {error}")
             if self._finished:
                 return
             with contextlib.suppress(TimeoutError):
