@@ -57,6 +57,18 @@ def test_nothing_to_translate(service: Service | None) -> None:
     assert fragment(service, "10.244.0.2") == EMPTY
 
 
+@pytest.mark.parametrize(
+    "address", ["fd00::7", "10.244.0.300", "not an address", "10.244.0.2%eth0", "10.0.0.1 }; flush ruleset"]
+)
+def test_an_address_that_no_rule_can_have_is_left_out(address: str) -> None:
+    assert fragment(web(), "10.244.0.2", address) == fragment(web(), "10.244.0.2")
+
+
+@pytest.mark.parametrize("number", [0, -1, 65536])
+def test_a_port_that_no_rule_can_have_is_left_out(number: int) -> None:
+    assert fragment(web(), "10.244.0.2", port=number) == EMPTY
+
+
 def test_no_endpoints_no_element() -> None:
     assert fragment(web()) == EMPTY
 

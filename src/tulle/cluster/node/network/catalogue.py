@@ -7,6 +7,8 @@ address.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address
 
 from tulle.kube.informer import Change, Informer
 from tulle.kube.objects import Endpoint, EndpointSlice, Service
@@ -125,10 +127,22 @@ def _owner(part: EndpointSlice | None) -> Key | None:
 
 
 def _backends(part: EndpointSlice) -> list[Backend]:
+    """What of a slice can be in a rule and in an answer. Slices come from anybody who may write them, and one address that nft
+    cannot read would have it refuse the rules of every Service.
+    """
     if part.address_type not in ("", "IPv4"):
         return []
-    ports = tuple((p.name, p.protocol, p.port) for p in part.ports if p.port is not None)
-    return [_backend(endpoint, address, ports) for endpoint in part.endpoints for address in endpoint.addresses]
+    ports = tuple((p.name, p.protocol, p.port) for p in part.ports if p.port is not None and 0 < p.port < 1 << 16)
+    return [_backend(e, address, ports) for e in part.endpoints for address in e.addresses if _is_ipv4(address)]
+
+
+@lru_cache(maxsize=4096)
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except AddressValueError:
+        return False
+    return True
 
 
 def _backend(endpoint: Endpoint, address: str, ports: tuple[tuple[str, str, int], ...]) -> Backend:
