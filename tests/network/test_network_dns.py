@@ -225,3 +225,33 @@ def test_resolv_conf_is_read_as_the_c_library_does() -> None:
     )
     got = parse_resolv_conf(text)
     assert (got.nameservers, got.search, got.options) == (("10.0.0.1",), ("last.example",), ("ndots:2", "edns0"))
+
+
+async def test_a_record_that_cannot_be_written_is_an_answer_too(zone: Zone) -> None:
+    part = o.slice_of("shop/empty", ["10.244.0.7"], 1, hostname="x" * 70)
+    zone.catalogue.slice_changed(Change(("shop", "empty-1"), None, part))
+    server = DnsServer(zone, Upstream(()), "127.0.0.1")
+    question = DNSRecord.question(f"empty.{SVC}", "SRV")
+    answer = await server.answer(bytes(question.pack()), udp=True)
+    assert answer is not None
+    assert DNSRecord.parse(answer).header.rcode == RCODE.SERVFAIL
+
+
+@pytest.mark.parametrize("kind", [65, 262, 1000, 65535])
+async def test_a_question_of_an_unknown_type_for_an_outside_name_is_answered(zone: Zone, kind: int) -> None:
+    server = DnsServer(zone, Upstream(()), "127.0.0.1")
+    question = DNSRecord(DNSHeader(id=7), q=DNSQuestion("example.org", kind))
+    answer = await server.answer(bytes(question.pack()), udp=True)
+    assert answer is not None
+    assert DNSRecord.parse(answer).header.rcode == RCODE.SERVFAIL
+
+
+@pytest.mark.parametrize("label", [b"\xff\xfe", b"a.b", b"a\\b", b"\0"])
+async def test_a_question_for_an_odd_name_is_answered(zone: Zone, label: bytes) -> None:
+    server = DnsServer(
+        zone, Upstream(("127.0.0.1",), port=9, host_netns=Path("/proc/self/ns/net"), timeout=0.2), "127.0.0.1"
+    )
+    name = bytes([len(label)]) + label + b"\x07example\0"
+    packet = bytes.fromhex("0007 0100 0001 0000 0000 0000") + name + bytes.fromhex("0001 0001")
+    answer = await server.answer(packet, udp=True)
+    assert answer is not None

@@ -54,6 +54,14 @@ class DnsServer:
         question = message.read(packet)
         if not isinstance(question, Question):
             return question
+        try:
+            return await self._answer(question, udp=udp)
+        except Exception:
+            # A record that cannot be written (a hostname too long to be a label): silence would be taken for a lost packet.
+            log.exception("question not answered", name=question.name, type=question.kind)
+            return message.failure(question)
+
+    async def _answer(self, question: Question, *, udp: bool) -> bytes:
         limit = question.limit if udp else message.MAX_TCP
         found = self.zone.lookup(question.name, question.kind)
         if not found.ours:
