@@ -89,10 +89,12 @@ def write(directory: Path, name: str, value: Record | Exit | Started) -> None:
 
 
 def _read(directory: Path, name: str, fields: tuple[str, ...]) -> dict[str, Any] | None:
-    """The fields of a file; those that another version of this program wrote and this one does not know are left out."""
+    """The fields of a file; those that another version of this program wrote and this one does not know are left out. One that
+    a machine's sudden end left empty says nothing.
+    """
     try:
         document = json.loads((directory / name).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return {key: value for key, value in document.items() if key in fields}
 

@@ -9,11 +9,15 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import structlog
+
 from tulle.cluster.node.runtime.records import Status
 from tulle.cluster.node.runtime.shim import protocol
 from tulle.cluster.node.runtime.shim.protocol import Answer, Event, Operation, Request
 
 _LINE_LIMIT = 64 << 20
+
+log = structlog.get_logger("tulle.node.shim")
 
 
 class ShimError(Exception):
@@ -72,24 +76,34 @@ class ShimClient:
             self._writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        # A shim that dies with requests unread resets the connection, and writing to a dead one breaks it.
-        with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
-                message = protocol.parse_message(line)
-                if isinstance(message, Event):
-                    self._on_event(message.status)
-                    continue
-                waiting = self._pending.pop(message.id, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(message)
+        try:
+            # A shim that dies with requests unread resets the connection, and writing to a dead one breaks it.
+            with contextlib.suppress(ConnectionError):
+                while line := await reader.readline():
+                    self._take(protocol.parse_message(line))
+        except Exception:
+            log.exception("the container shim cannot be understood")
         self._fail_pending()
         self._on_lost()
+
+    def _take(self, message: Answer | Event) -> None:
+        if isinstance(message, Event):
+            try:
+                self._on_event(message.status)
+            except Exception:
+                log.exception("news of a container not taken in", cid=message.status.record.cid)
+            return
+        waiting = self._pending.pop(message.id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
 
     def _fail_pending(self) -> None:
         for waiting in self._pending.values():
             if not waiting.done():
                 waiting.set_exception(ShimError("the container shim ended"))
         self._pending.clear()
+        if self._writer is not None:
+            self._writer.close()
         self._writer = None
 
 

@@ -7,13 +7,14 @@ import fcntl
 import os
 import select
 import struct
+import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from tulle.cluster.node.runtime import records
-from tulle.cluster.node.runtime.records import Exit, Record, State, Status
+from tulle.cluster.node.runtime.records import Exit, Record, Started, State, Status
 from tulle.cluster.node.runtime.shim.logfile import LogFile
 
 CHUNK = 64 * 1024
@@ -21,6 +22,8 @@ STDIN_LIMIT = 1 << 20
 """Bytes of input that may wait for a container that does not read, before its writers are paused."""
 TERMINAL_PATIENCE = 0.05
 """Seconds."""
+MOST_IN_A_PIPE = 1 << 20
+"""Bytes; what the kernel lets a process without privileges ask for."""
 
 
 class Output(Protocol):
@@ -74,14 +77,17 @@ class Container:
         """Take the output that is already there; a descendant that lives on must not hold up the report of the end.
 
         A terminal hands its last bytes over a moment after its processes are gone, so there the end itself is waited
-        for.
+        for. A descendant may also write faster than this reads: no more is taken than a pipe can hold.
         """
         patience = TERMINAL_PATIENCE if self.record.tty else 0.0
         for fd in list(self.outputs):
-            while select.select([fd], [], [], patience)[0]:
-                if self.read(fd) == 0:
+            left = MOST_IN_A_PIPE
+            while left > 0 and select.select([fd], [], [], patience)[0]:
+                count = self.read(fd)
+                if count == 0:
                     close(fd)
                     break
+                left -= count or 0
 
     def write_stdin(self, data: bytes) -> None:
         if self.stdin_fd is not None:
@@ -105,11 +111,18 @@ class Container:
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self.stdin_fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def note(self, file: str, value: Exit | Started) -> None:
+        """Write it down for whoever comes after this process. With a full disk they learn less; nothing else depends on it."""
+        try:
+            records.write(self.directory, file, value)
+        except OSError as error:
+            print(f"container {self.record.cid}: {file} not written: {error}", file=sys.stderr, flush=True)
+
     def ended(self, result: Exit) -> None:
         """Note the end on disk first: who is told of it may act on it at once."""
         self.state = "exited"
         self.exit = result
-        records.write(self.directory, records.EXIT_FILE, result)
+        self.note(records.EXIT_FILE, result)
         if self._log is not None:
             self._log.close()
             self._log = None

@@ -6,6 +6,7 @@ long or not finished; so `kubectl logs --timestamps` and `--since` work, and so 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -22,7 +23,11 @@ def timestamp(nanoseconds: int) -> str:
 
 
 class LogFile:
-    """Appends the output of one container; rotates at MAX_FILE bytes and keeps MAX_FILES files."""
+    """Appends the output of one container; rotates at MAX_FILE bytes and keeps MAX_FILES files.
+
+    Output that cannot be written, most likely because the disk is full, is lost, and a line says so once there is room again:
+    whoever writes here keeps every container of the node.
+    """
 
     def __init__(self, path: Path, max_file: int = MAX_FILE, max_files: int = MAX_FILES) -> None:
         self._path = path
@@ -32,6 +37,8 @@ class LogFile:
         self._fd = self._open()
         self._size = os.fstat(self._fd).st_size
         self._partial: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+        self._lost = 0
+        self._why = ""
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -61,21 +68,37 @@ class LogFile:
         os.close(self._fd)
 
     def _append(self, data: bytes) -> None:
-        if self._size and self._size + len(data) > self._max_file:
-            self._rotate()
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            if self._size and self._size + len(data) > self._max_file:
+                self._rotate()
+            if self._lost:
+                self._write(f"{timestamp(time.time_ns())} stderr F [{self._lost} bytes lost: {self._why}]\n".encode())
+                self._lost = 0
+            self._write(data)
+        except OSError as error:
+            self._lost += len(data)
+            self._why = error.strerror or str(error)
+
+    def _write(self, data: bytes) -> None:
+        """All of it, or nothing: half a line would spoil the next one."""
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+            raise
         self._size += len(data)
 
     def _rotate(self) -> None:
-        os.close(self._fd)
         for index in range(self._max_files - 1, 0, -1):
             older = self._path.with_name(f"{self._path.name}.{index}")
             newer = self._path if index == 1 else self._path.with_name(f"{self._path.name}.{index - 1}")
             if newer.exists():
                 os.replace(newer, older)
-        self._fd = self._open()
+        full, self._fd = self._fd, self._open()
+        os.close(full)
         self._size = 0
 
 

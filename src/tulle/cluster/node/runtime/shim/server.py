@@ -1,7 +1,8 @@
 """The shim's loop: one thread, one epoll, no asyncio, so that the process stays small.
 
 Work that takes time is done by `crun`, a child whose end arrives like every other event; a request is answered when
-its child ended.
+its child ended. Its own end is the end of every container of the node, so no event ends it: what goes wrong with one (no
+descriptor, no memory, no room) is written to its log and told to whoever asked.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tulle.cluster.node import linux
 from tulle.cluster.node.runtime import cgroups, records
-from tulle.cluster.node.runtime.records import Exit, Started
+from tulle.cluster.node.runtime.records import Exit, Record, Started
 from tulle.cluster.node.runtime.shim import protocol, spawn
 from tulle.cluster.node.runtime.shim.connection import Connection
 from tulle.cluster.node.runtime.shim.container import STDIN_LIMIT, Container
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+PAUSE = 0.05
+"""Seconds after a fault of the loop itself: an event that is not dealt with comes again at once."""
 
 LOST = Exit(exit_code=137, signal=int(signal.SIGKILL), finished_at=0.0, lost=True)
 
@@ -52,9 +57,24 @@ class Shim:
         self._recover()
         while not self._stopping:
             for key, events in self._selector.select():
-                key.data(key.fileobj, events)
+                with self._contained():
+                    key.data(key.fileobj, events)
         for container in self._containers.values():
             cgroups.kill(container.record.cgroup)
+
+    @contextlib.contextmanager
+    def _contained(
+        self, connection: Connection | None = None, request: protocol.Request | None = None
+    ) -> Iterator[None]:
+        """What goes wrong inside ends there. Whoever asked hears of it, for they would wait for ever."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            if connection is not None and request is not None:
+                self._answer(connection, request, error=str(error) or type(error).__name__)
+            else:
+                time.sleep(PAUSE)
 
     def _watch_children(self) -> None:
         reader, writer = socket.socketpair()
@@ -71,17 +91,20 @@ class Shim:
         """
         for directory in sorted(self._dir.iterdir()):
             record = records.read_record(directory)
-            if record is None:
-                continue
-            container = Container(directory, record)
-            self._containers[record.cid] = container
-            started = records.read_started(directory)
-            container.started_at = started.started_at if started else 0.0
-            ended = records.read_exit(directory)
-            if ended is None:
-                cgroups.kill(record.cgroup)
-                ended = LOST._replace(finished_at=time.time())
-            container.ended(ended)
+            if record is not None:
+                with self._contained():
+                    self._recover_one(directory, record)
+
+    def _recover_one(self, directory: Path, record: Record) -> None:
+        ended = records.read_exit(directory)
+        if ended is None:
+            cgroups.kill(record.cgroup)
+            ended = LOST._replace(finished_at=time.time())
+        container = Container(directory, record)
+        self._containers[record.cid] = container
+        started = records.read_started(directory)
+        container.started_at = started.started_at if started else 0.0
+        container.ended(ended)
 
     # Connections
 
@@ -134,7 +157,8 @@ class Shim:
             line, _, rest = connection.received.partition(b"\n")
             connection.received = rest
             request = protocol.parse_request(bytes(line))
-            self._request(connection, request)
+            with self._contained(connection, request):
+                self._request(connection, request)
         if connection.attached_to is not None:
             self._attach_input(connection)
 
@@ -209,20 +233,15 @@ class Shim:
             self._answer(connection, request, error=f"no record for container {request.cid!r}")
             return
         container = Container(directory, record)
-        self._containers[record.cid] = container
         pid_file, log = directory / "pid", directory / "crun.log"
         stdio = spawn.open_stdio(record, directory)
-        pid = self._crun(
-            "create",
-            *stdio.options,
-            "--bundle",
-            str(directory),
-            "--pid-file",
-            str(pid_file),
-            record.cid,
-            log=log,
-            stdio=stdio,
-        )
+        words = ("create", *stdio.options, "--bundle", str(directory), "--pid-file", str(pid_file), record.cid)
+        try:
+            pid = self._crun(*words, log=log, stdio=stdio)
+        except OSError:
+            stdio.close()
+            raise
+        self._containers[record.cid] = container
 
         def done(code: int) -> None:
             if code != 0:
@@ -239,13 +258,24 @@ class Shim:
             self._note_started(container)
             self._answer(connection, request, statuses=[container.status()])
 
-        self._waiting[pid] = done
+        self._when_done(pid, connection, request, done)
+
+    def _when_done(
+        self, pid: int, connection: Connection, request: protocol.Request, done: Callable[[int], None]
+    ) -> None:
+        """Call `done` with the exit code of a crun that works on a request."""
+
+        def contained(code: int) -> None:
+            with self._contained(connection, request):
+                done(code)
+
+        self._waiting[pid] = contained
 
     @staticmethod
     def _note_started(container: Container) -> None:
         ticks = linux.start_time(container.pid) or 0
         note = Started(pid=container.pid, start_ticks=ticks, started_at=container.started_at)
-        records.write(container.directory, records.STARTED_FILE, note)
+        container.note(records.STARTED_FILE, note)
 
     def _start(self, connection: Connection, request: protocol.Request, container: Container) -> None:
         log = container.directory / "crun.log"
@@ -259,7 +289,7 @@ class Shim:
         container.state = "running"
         container.started_at = time.time()
         self._note_started(container)
-        self._waiting[self._crun("start", container.record.cid, log=log)] = done
+        self._when_done(self._crun("start", container.record.cid, log=log), connection, request, done)
 
     def _kill(self, request: protocol.Request, container: Container) -> None:
         if container.exit is not None:
@@ -273,7 +303,11 @@ class Shim:
     def _delete(self, connection: Connection, request: protocol.Request, container: Container) -> None:
         if container.exit is None and container.pid:
             # crun would poll for the end; this process is told of it
-            container.when_ended = lambda: self._delete(connection, request, container)
+            def again() -> None:
+                with self._contained(connection, request):
+                    self._delete(connection, request, container)
+
+            container.when_ended = again
             self._kill(request, container)
             return
         log = container.directory / "crun.log"
@@ -287,7 +321,7 @@ class Shim:
             error = "" if removed else f"cgroup {container.record.cgroup} still has processes"
             self._answer(connection, request, error=error)
 
-        self._waiting[self._crun("delete", "--force", container.record.cid, log=log)] = done
+        self._when_done(self._crun("delete", "--force", container.record.cid, log=log), connection, request, done)
 
     def _attach(self, connection: Connection, request: protocol.Request, container: Container) -> None:
         self._answer(connection, request, statuses=[container.status()])
@@ -351,7 +385,8 @@ class Shim:
                 return
             if pid == 0:
                 return
-            self._child_ended(pid, os.waitstatus_to_exitcode(status))
+            with self._contained():
+                self._child_ended(pid, os.waitstatus_to_exitcode(status))
 
     def _child_ended(self, pid: int, code: int) -> None:
         done = self._waiting.pop(pid, None)
@@ -363,6 +398,9 @@ class Shim:
             return
         signum = -code if code < 0 else 0
         oom = signum == signal.SIGKILL and cgroups.oom_killed(container.record.cgroup)
+        # With a process namespace that is not its own the first process may leave others, which would hold the ports of the next.
+        with contextlib.suppress(OSError):
+            cgroups.kill(container.record.cgroup)
         container.drain(lambda fd: self._close_fd(container, fd))
         exit_code = 128 + signum if signum else code
         container.ended(Exit(exit_code=exit_code, signal=signum, oom_killed=oom, finished_at=time.time()))

@@ -125,24 +125,14 @@ def crun(root: Path, log: Path, arguments: Sequence[str], stdio: Stdio | None) -
     """Start crun and return its pid. It leads no session of its own: a signal to the shim's group must not reach
     containers.
     """
-    program = find_crun()
-    command = [
-        program,
-        "--root",
-        str(root),
-        "--cgroup-manager",
-        "cgroupfs",
-        "--log",
-        f"file:{log}",
-        "--log-format",
-        "json",
-    ]
-    command += arguments
-    log.unlink(missing_ok=True)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     fds = stdio.given if stdio is not None else (null, null, null)
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
     try:
+        program = find_crun()
+        options = ("--root", str(root), "--cgroup-manager", "cgroupfs", "--log", f"file:{log}", "--log-format", "json")
+        command = [program, *options, *arguments]
+        log.unlink(missing_ok=True)
         return os.posix_spawn(program, command, os.environ, file_actions=actions, setsigdef=_IGNORED_HERE)
     finally:
         os.close(null)
