@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tulle.security.admission import validate
+from tulle.security.mesh import MeshSettings
 from tulle.security.model import Action
 from tulle.security.parse import (
     InvalidObject,
@@ -17,6 +18,7 @@ from tulle.security.parse import (
     parse_request_authentication,
     policy_or_closed,
 )
+from tulle.security.policies import PolicySet
 
 from . import strategies, world
 
@@ -281,6 +283,24 @@ def test_an_unreadable_attachment_is_closed_over_the_namespace() -> None:
     assert why
 
 
+@pytest.mark.parametrize(
+    ("annotations", "action"),
+    [({"istio.io/dry-run": "true"}, "ALLOW"), ({"istio.io/dry-run": "true"}, "DENY"), ({}, "AUDIT")],
+)
+def test_an_invalid_policy_that_would_have_decided_nothing_denies_nothing(
+    annotations: dict[str, str], action: str
+) -> None:
+    labels = {"matchLabels": {"app": "helloworld"}}
+    manifest = world.manifest(
+        "AuthorizationPolicy", "x", {"selector": labels, "action": action, **source(ipBlocks=["x"])}
+    )
+    manifest["metadata"]["annotations"] = annotations
+    closed, why = policy_or_closed(manifest)
+    assert why
+    assert PolicySet(MeshSettings(), [closed]).ztunnel_policies() == {}
+    assert closed.dry_run or closed.action is Action.AUDIT
+
+
 @given(strategies.specs())
 def test_what_is_valid_is_accepted(spec: dict[str, Any]) -> None:
     assert errors("AuthorizationPolicy", spec) == []
@@ -305,6 +325,7 @@ def test_any_document_gets_an_answer(spec: Any, kind: str) -> None:
     if kind == "AuthorizationPolicy":
         policy, why = policy_or_closed(document)
         assert bool(why) != admitted
-        assert admitted or (policy.action is Action.ALLOW and not policy.rules)
+        harmless = policy.action is Action.AUDIT and spec["action"] == "AUDIT"
+        assert admitted or ((policy.action is Action.ALLOW or harmless) and not policy.rules)
     elif admitted:
         (parse_peer_authentication if kind == "PeerAuthentication" else parse_request_authentication)(document)

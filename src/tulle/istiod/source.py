@@ -164,7 +164,7 @@ def _from_request_authentication(manifest: Manifest) -> Records:
 
 
 _CONSEQUENCES = {
-    "AuthorizationPolicy": "it denies everything where it would have applied",
+    "AuthorizationPolicy": "it denies everything where it would have applied, unless it is a dry run or audits",
     "PeerAuthentication": "STRICT holds in its namespace instead",
     "RequestAuthentication": "no token is accepted because of it",
 }

@@ -8,6 +8,7 @@ uses ``policy_or_closed``, which gives a policy that lets nothing through in its
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .admission import validate
@@ -60,7 +61,6 @@ def parse_authorization_policy(manifest: Mapping[str, Any]) -> AuthorizationPoli
     meta = _admitted(manifest, "AuthorizationPolicy")
     spec = manifest.get("spec") or {}
     rules = enumerate(spec.get("rules") or ())
-    annotations = (manifest.get("metadata") or {}).get("annotations") or {}
     return AuthorizationPolicy(
         meta,
         Action(spec.get("action") or "ALLOW"),
@@ -68,20 +68,28 @@ def parse_authorization_policy(manifest: Mapping[str, Any]) -> AuthorizationPoli
         _target_refs(spec),
         tuple(_rule(rule, f"spec.rules[{index}]") for index, rule in rules),
         (spec.get("provider") or {}).get("name") or "",
-        str(annotations.get(DRY_RUN_ANNOTATION, "")) in _TRUE,
+        _dry_run(manifest),
     )
+
+
+def _dry_run(manifest: Mapping[str, Any]) -> bool:
+    annotations = (manifest.get("metadata") or {}).get("annotations") or {}
+    return str(annotations.get(DRY_RUN_ANNOTATION, "")) in _TRUE
 
 
 def policy_or_closed(manifest: Mapping[str, Any]) -> tuple[AuthorizationPolicy, tuple[FieldError, ...]]:
     """Read an AuthorizationPolicy; one that is invalid becomes an ALLOW of nothing where it would have applied.
 
-    Where the attachment itself cannot be read, it applies to the whole namespace. The errors say what was wrong.
+    Where the attachment itself cannot be read, it applies to the whole namespace. One that would have decided nothing, as a dry run or
+    with action AUDIT, decides nothing then either. The errors say what was wrong.
     """
     try:
         return parse_authorization_policy(manifest), ()
     except InvalidObject as invalid:
         broken = {error.path.split("[")[0].split(".rules")[0] for error in invalid.errors}
         spec = manifest.get("spec")
+        action = Action.AUDIT if isinstance(spec, Mapping) and spec.get("action") == "AUDIT" else Action.ALLOW
+        closed = AuthorizationPolicy(invalid.meta, action, dry_run=_dry_run(manifest))
         readable = isinstance(spec, Mapping) and all(path.startswith("spec") for path in broken)
         attachment_errors = [
             error
@@ -89,8 +97,8 @@ def policy_or_closed(manifest: Mapping[str, Any]) -> tuple[AuthorizationPolicy, 
             if error.path == "spec" or error.path.startswith(("spec.selector", "spec.target"))
         ]
         if not readable or attachment_errors or not isinstance(spec, Mapping):
-            return AuthorizationPolicy(invalid.meta), invalid.errors
-        return AuthorizationPolicy(invalid.meta, Action.ALLOW, _selector(spec), _target_refs(spec)), invalid.errors
+            return closed, invalid.errors
+        return replace(closed, selector=_selector(spec), target_refs=_target_refs(spec)), invalid.errors
 
 
 def parse_peer_authentication(manifest: Mapping[str, Any]) -> PeerAuthentication:
