@@ -162,6 +162,28 @@ def test_a_place_is_kept_for_conditions_without_one() -> None:
     assert [(c.key, c.position) for c in rule.conditions] == [("source.ip", 1)]
 
 
+def test_a_service_port_that_means_other_ports_on_other_pods_is_never_more_open_than_each() -> None:
+    """Port 80 is 8080 on one pod and 9090 on another: an ALLOW of 8080 is none of 80, and a DENY of all but 8080 is one of 80."""
+    several = ((80, 8080), (80, 9090), (81, 8080))
+    for written in (
+        {"to": [{"operation": {"ports": ["8080"]}}]},
+        {"when": [{"key": "destination.port", "values": ["8080"]}]},
+    ):
+        assert _listed(_restated("ALLOW", written, several)) == ("81",)
+        assert _listed(_restated("DENY", written, several)) == ("80", "81")
+    for written in (
+        {"to": [{"operation": {"notPorts": ["8080"]}}]},
+        {"when": [{"key": "destination.port", "notValues": ["8080"]}]},
+    ):
+        assert _listed(_restated("ALLOW", written, several)) == ("80", "81")
+        assert _listed(_restated("DENY", written, several)) == ("81",)
+
+
+def _listed(rule: Any) -> Any:
+    held = rule.operations[0] if rule.operations else rule.conditions[0]
+    return (held.ports or held.not_ports) if rule.operations else (held.values or held.not_values)
+
+
 def test_without_port_mapping_nothing_is_restated() -> None:
     policy = world.policy({"rules": [{"to": [{"operation": {"ports": ["8080"]}}]}]})
     assert for_service_ports(policy, ()) is policy

@@ -6,8 +6,9 @@ does a policy qualify at all, and which policies must ztunnel get instead, so th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from .model import Action, AuthorizationPolicy, Meta, Operation, Rule, Source
 from .reduction import uses_http
@@ -20,6 +21,9 @@ NO_COMMON_ALLOW = "tulle_no_common_allow"
 
 # No port at all: it keeps a list of ports non-empty when none of them is reachable through a Service.
 NO_PORT = "0"
+Values: TypeAlias = tuple[str, ...]
+Targets: TypeAlias = Mapping[int, set[str]]
+"""Service port -> the ports that it means on pods."""
 _IDENTITIES = frozenset({Attribute.PRINCIPAL, Attribute.REQUEST_PRINCIPAL})
 
 
@@ -98,14 +102,19 @@ def _generated(namespace: str, name: str, action: Action, source: Source) -> Aut
 def for_service_ports(policy: AuthorizationPolicy, ports: tuple[tuple[int, int], ...]) -> AuthorizationPolicy:
     """Restate a selector policy, which speaks of pods, for a place that sees a Service.
 
-    Target ports become the service ports that lead to them. A destination IP cannot be restated: an ALLOW rule with one is
+    Target ports become the service ports that lead to them. A service port that means other ports on other pods (a named target port)
+    is allowed only if every one of them is, and denied if any of them is. A destination IP cannot be restated: an ALLOW rule with one is
     dropped, a DENY loses the restriction.
     """
-    rules = tuple(restated for rule in policy.rules if (restated := _restate(rule, policy.action, ports)) is not None)
+    targets: dict[int, set[str]] = {}
+    for port, target in ports:
+        targets.setdefault(port, set()).add(str(target))
+    restated = (_restate(rule, policy.action, targets) for rule in policy.rules)
+    rules = tuple(rule for rule in restated if rule is not None)
     return policy if rules == policy.rules else replace(policy, rules=rules)
 
 
-def _restate(rule: Rule, action: Action, ports: tuple[tuple[int, int], ...]) -> Rule | None:
+def _restate(rule: Rule, action: Action, ports: Targets) -> Rule | None:
     conditions = []
     for index, condition in enumerate(rule.conditions):
         key = read_key(condition.key)
@@ -116,22 +125,28 @@ def _restate(rule: Rule, action: Action, ports: tuple[tuple[int, int], ...]) -> 
             continue
         placed = condition if condition.position is not None else replace(condition, position=index)
         if attribute is Attribute.DESTINATION_PORT and ports:
-            values, not_values = _service_ports(condition.values, ports), _service_ports(condition.not_values, ports)
+            values, not_values = _service_ports(action, condition.values, condition.not_values, ports)
             placed = replace(placed, values=values, not_values=not_values)
         conditions.append(placed)
-    operations = tuple(_restate_operation(operation, ports) for operation in rule.operations)
+    operations = tuple(_restate_operation(operation, action, ports) for operation in rule.operations)
     return replace(rule, operations=operations, conditions=tuple(conditions))
 
 
-def _restate_operation(operation: Operation, ports: tuple[tuple[int, int], ...]) -> Operation:
+def _restate_operation(operation: Operation, action: Action, ports: Targets) -> Operation:
     if not ports or not (operation.ports or operation.not_ports):
         return operation
-    return replace(
-        operation, ports=_service_ports(operation.ports, ports), not_ports=_service_ports(operation.not_ports, ports)
-    )
+    found, others = _service_ports(action, operation.ports, operation.not_ports, ports)
+    return replace(operation, ports=found, not_ports=others)
 
 
-def _service_ports(values: tuple[str, ...], ports: tuple[tuple[int, int], ...]) -> tuple[str, ...]:
+def _service_ports(action: Action, values: Values, others: Values, ports: Targets) -> tuple[Values, Values]:
+    """The service ports for which the rule is, and those for which it is not: an ALLOW is for fewer where pods differ, a DENY for more."""
+    if action is Action.DENY:
+        return _leading_to(values, ports, any), _leading_to(others, ports, all)
+    return _leading_to(values, ports, all), _leading_to(others, ports, any)
+
+
+def _leading_to(values: Values, ports: Targets, enough: Callable[[Iterable[bool]], bool]) -> Values:
     if not values:
         return ()
-    return tuple(str(port) for port, target in ports if str(target) in values) or (NO_PORT,)
+    return tuple(str(port) for port, found in ports.items() if enough(one in values for one in found)) or (NO_PORT,)
