@@ -224,6 +224,24 @@ GET = [
 ]
 
 
+async def test_a_policy_for_a_class_follows_the_class_also_without_any_gateway(
+    client: Client, namespace: str, run_istiod: RunIstiod
+) -> None:
+    name = f"late-{namespace}"
+    async with run_istiod():
+        ref = {"group": "gateway.networking.k8s.io", "kind": "GatewayClass", "name": name}
+        await client.create(AUTHORIZATION_POLICIES, policy("istio-system", targetRefs=[ref], rules=GET))
+        key = ("istio-system", "p")
+        await condition(client, AUTHORIZATION_POLICIES, key, "WaypointAccepted", "TargetNotFound")
+        await client.create(
+            GATEWAY_CLASSES, {"metadata": {"name": name}, "spec": {"controllerName": "istio.io/mesh-controller"}}
+        )
+        await condition(client, AUTHORIZATION_POLICIES, key, "WaypointAccepted", "Accepted")
+        await client.delete(GATEWAY_CLASSES, name)
+        await condition(client, AUTHORIZATION_POLICIES, key, "WaypointAccepted", "TargetNotFound")
+        await client.delete(AUTHORIZATION_POLICIES, "p", "istio-system")
+
+
 async def test_policy_conditions(client: Client, namespace: str, run_istiod: RunIstiod) -> None:
     key = (namespace, "p")
     async with run_istiod():

@@ -92,6 +92,8 @@ class StatusWriter:
             state = self._index.services.get(service)
             if state is not None:
                 self._queue.add(StatusKey(state.record.kind, state.record.namespace, state.record.name))
+        for namespace in self._targeting if delta.classes else ():
+            self._add_targeting(namespace)
         for waypoint in delta.waypoints:
             self._add_targeting(waypoint[0])
             self._add_targeting(self._index.settings.root_namespace)

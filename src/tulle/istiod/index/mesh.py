@@ -63,6 +63,7 @@ class MeshIndex:
         self._dirty_workloads: set[Uid] = set()
         self._dirty_targets: set[tuple[WaypointKey, Target]] = set()
         self._changed_policies: set[ObjectKey] = set()
+        self._changed_classes: set[str] = set()
         self._settings_changed = False
         self._policies_dirty = True
         self._appliers: dict[Kind, Callable[[ObjectKey, Any], None]] = {
@@ -112,6 +113,7 @@ class MeshIndex:
         self._dirty_workloads.update(self.tables.workloads_on.get(key[1], ()))
 
     def _apply_class(self, key: ObjectKey, record: Any) -> None:
+        self._changed_classes.add(key[1])
         self.tables.classes.pop(key[1], None)
         if record is not None:
             self.tables.classes[key[1]] = record
@@ -188,10 +190,12 @@ class MeshIndex:
             ztunnel_policies=frozenset(changed_policies | generated),
             targets=frozenset(self._dirty_targets),
             policies=frozenset(self._changed_policies),
+            classes=frozenset(self._changed_classes),
             settings=self._settings_changed,
         )
         self._dirty_targets = set()
         self._changed_policies = set()
+        self._changed_classes = set()
         self._settings_changed = False
         return delta
 

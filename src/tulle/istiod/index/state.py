@@ -91,6 +91,8 @@ class Delta(Struct, frozen=True):
     targets: frozenset[tuple[WaypointKey, Target]] = frozenset()
     policies: frozenset[ObjectKey] = frozenset()
     """AuthorizationPolicies that were written or deleted."""
+    classes: frozenset[str] = frozenset()
+    """GatewayClasses that were written or deleted: a policy may be for one that no Gateway is of."""
     settings: bool = False
 
     def __bool__(self) -> bool:
