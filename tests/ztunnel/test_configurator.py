@@ -134,6 +134,53 @@ def test_a_pod_that_went_and_its_address_that_comes_back() -> None:
     assert second.version != first.version, "the new pod is another identity"
 
 
+def outside(address: str) -> workload_pb2.Address:
+    """What a ServiceEntry says of an address outside the cluster."""
+    found = service(name="api", vip=address, ports=[workload_pb2.Port(service_port=443, target_port=443)])
+    found.service.load_balancing.mode = workload_pb2.LoadBalancing.PASSTHROUGH
+    return found
+
+
+def machine(address: str) -> workload_pb2.Address:
+    """What a WorkloadEntry says of one."""
+    found = workload("vm", address)
+    found.workload.uid = "Kubernetes/networking.istio.io/WorkloadEntry/shop/vm"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (outside("192.0.2.1"), "service|client|192.0.2.1:443"),
+        (machine("192.0.2.1"), "direct|client|192.0.2.1"),
+    ],
+)
+def test_an_address_outside_the_cluster_stays_reachable_when_its_entry_has_gone(
+    address: workload_pb2.Address, name: str
+) -> None:
+    """As for clients that come only now: to them it is an address like any other."""
+    configurator = configured()
+    entry = encoded(address)
+    configurator.apply_addresses(entry, [])
+    configurator.clusters.acquire(name)
+    configurator.apply_addresses({}, list(entry))
+    assert name in configurator.clusters
+    (hop,) = configurator.destinations[name].priorities[0]
+    assert (str(hop.address), hop.identities) == ("192.0.2.1", ())
+
+
+def test_pods_that_went_take_no_place_from_destinations_outside_the_mesh() -> None:
+    configurator = configured()
+    for number in range(MAX_STRAY + 10):
+        address = f"10.1.{number >> 8}.{number & 255}"
+        entry = encoded(workload("short", address))
+        configurator.apply_addresses(entry, [])
+        configurator.clusters.acquire(f"direct|client|{address}")
+        configurator.apply_addresses({}, list(entry))
+    configurator.clusters.acquire("direct|client|10.1.200.1")
+    assert "direct|client|10.1.200.1" in configurator.clusters
+
+
 def test_a_new_pod_that_was_asked_for_too_early() -> None:
     configurator = configured()
     name = "direct|client|10.0.0.7"

@@ -7,7 +7,7 @@ out.  Each derived resource is made again only when something it looked at has c
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -58,7 +58,8 @@ class Configurator:
         self._direct_prefixes = GrowingPrefixes()
         self._prefixes = Prefixes()
         self._looked_at = Dependents()
-        self._stray: Counter[str] = Counter()
+        self._strays: dict[str, set[str]] = defaultdict(set)
+        """The destinations of each namespace's clients that are strays and have a cluster."""
         for cluster in shared.clusters(sink_port):
             self.shared_clusters.set(cluster.name, cluster)
         for listener in shared.listeners(sink_port):
@@ -200,7 +201,7 @@ class Configurator:
         target = names.parse_destination(name)
         if before is None or target is None:
             return
-        self._stray[target.namespace] -= _is_stray(before)
+        self._strays[target.namespace].discard(name)
         self.clusters.remove(name)
 
     def _write_destination(self, name: str) -> None:
@@ -223,22 +224,27 @@ class Configurator:
         self.destinations[name] = now
         if before == now:
             return
-        self._stray[target.namespace] += _is_stray(now) - (before is not None and _is_stray(before))
-        if self._kept(target, before, now):
+        kept = self._kept(target, before, now)
+        strays = self._strays[target.namespace]
+        (strays.add if kept and _is_stray(now) else strays.discard)(name)
+        if kept:
             self.clusters.set(name, cluster_of(target, now))
         else:
             self.clusters.remove(name)
 
     def _kept(self, target: Target, before: Destination | None, now: Destination) -> bool:
-        """Whether a destination is worth a cluster: addresses that have left the mesh, and too many strays, are not.
+        """Whether a destination is worth a cluster: the address of a pod that has gone, and too many strays, are not.
 
-        Envoy does not ask again for what it has asked for, so a destination that comes back is sent unasked.
+        Envoy does not ask again for what it has asked for, so a destination that comes back is sent unasked.  Any other address
+        that has left the mesh is one like those that never were in it.
         """
         if now.kind is Kind.REFUSE:
             _log.warning("destination refused", destination=target.cluster, reason=now.reason)
-        if before is not None and before.known and not now.known:
+        if before is not None and before.of_pod and not now.known:
             return False
-        if before is None and _is_stray(now) and self._stray[target.namespace] > MAX_STRAY:
+        strays = self._strays[target.namespace]
+        new = target.cluster not in strays and (before is None or not now.known)
+        if new and _is_stray(now) and len(strays) >= MAX_STRAY:
             _log.error("too many destinations outside of the mesh", destination=target.cluster, limit=MAX_STRAY)
             return False
         return True

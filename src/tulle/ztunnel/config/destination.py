@@ -54,7 +54,8 @@ class Destination:
     """Endpoints by priority, or why there are none.
 
     `service`: `ns/hostname`, for logs.  `explain`: the target is an HTTP port of a service that wants refusals explained.
-    `known`: the target is an address of the mesh.  `looked_at`: the keys of the mesh that this answer depends on.
+    `known`: the target is an address of the mesh; `of_pod`: a pod's own, and nobody's when the pod has gone.
+    `looked_at`: the keys of the mesh that this answer depends on.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Destination:
     reason: str = ""
     explain: bool = False
     known: bool = True
+    of_pod: bool = False
     looked_at: frozenset[Key] = field(default=frozenset(), compare=False)
 
     @property
@@ -105,7 +107,7 @@ class _Decision:
         self._looked_at.add(address_key(at))
         workload = self._mesh.workload_at(at)
         if workload is not None:
-            return self._to_workload(workload)
+            return replace(self._to_workload(workload), of_pod=workload.is_pod)
         service = self._mesh.service_at(at, self._target.namespace)
         if service is not None:
             return self._to_service(service)

@@ -83,9 +83,8 @@ class Mesh:
 
         A pod has its address from the cluster; everything else has what somebody wrote down, which may be a pod's.
         """
-        uids = self._by_address.get(address, ())
-        first = min(uids, key=lambda uid: (not _is_pod(uid), not self.workloads[uid].hbone), default=None)
-        return None if first is None else self.workloads[first]
+        found = (self.workloads[uid] for uid in self._by_address.get(address, ()))
+        return min(found, key=lambda one: (not one.is_pod, not one.hbone), default=None)
 
     def service_at(self, address: NetworkAddress, namespace: str) -> Service | None:
         """The service with that address as a client in `namespace` sees it: its own namespace's first."""
@@ -109,7 +108,8 @@ class Mesh:
 
     def pods_named(self, namespace: str, name: str) -> list[Workload]:
         """The records of pods of that name."""
-        return [self.workloads[uid] for uid in self._pods.get((namespace, name), ()) if _is_pod(uid)]
+        found = (self.workloads[uid] for uid in self._pods.get((namespace, name), ()))
+        return [one for one in found if one.is_pod]
 
     def scoped_policies(self) -> list[Policy]:
         """Policies that hold without being named by a workload."""
@@ -232,10 +232,6 @@ class PartlyRejected(Rejected):
 def _reject(failed: Mapping[str, str], touched: set[Key]) -> None:
     if failed:
         raise PartlyRejected("; ".join(failed.values()), failed, frozenset(touched))
-
-
-def _is_pod(uid: str) -> bool:
-    return "//Pod/" in uid
 
 
 def _addresses_of(workload: Workload) -> list[NetworkAddress]:

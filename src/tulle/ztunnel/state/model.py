@@ -124,6 +124,11 @@ class Workload:
     def identity(self) -> str:
         return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
 
+    @property
+    def is_pod(self) -> bool:
+        """Whether it has its address from the cluster, and not from what somebody wrote down."""
+        return "//Pod/" in self.uid
+
     def ports_of(self, service: str) -> tuple[Port, ...] | None:
         """The port mapping of this endpoint for a service, None if it is not an endpoint of it."""
         for key, ports in self.services:
