@@ -301,6 +301,15 @@ def test_an_invalid_policy_that_would_have_decided_nothing_denies_nothing(
     assert closed.dry_run or closed.action is Action.AUDIT
 
 
+@pytest.mark.parametrize("annotations", ["true", ["istio.io/dry-run"], None])
+def test_annotations_of_another_type_make_no_dry_run(annotations: object) -> None:
+    manifest = world.manifest("AuthorizationPolicy", "x", source(ipBlocks=["x"]))
+    manifest["metadata"]["annotations"] = annotations
+    closed, why = policy_or_closed(manifest)
+    assert why
+    assert (closed.action, closed.dry_run) == (Action.ALLOW, False)
+
+
 @given(strategies.specs())
 def test_what_is_valid_is_accepted(spec: dict[str, Any]) -> None:
     assert errors("AuthorizationPolicy", spec) == []

@@ -73,8 +73,9 @@ def parse_authorization_policy(manifest: Mapping[str, Any]) -> AuthorizationPoli
 
 
 def _dry_run(manifest: Mapping[str, Any]) -> bool:
-    annotations = (manifest.get("metadata") or {}).get("annotations") or {}
-    return str(annotations.get(DRY_RUN_ANNOTATION, "")) in _TRUE
+    metadata = manifest.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    return isinstance(annotations, Mapping) and str(annotations.get(DRY_RUN_ANNOTATION, "")) in _TRUE
 
 
 def policy_or_closed(manifest: Mapping[str, Any]) -> tuple[AuthorizationPolicy, tuple[FieldError, ...]]:
