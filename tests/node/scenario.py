@@ -22,7 +22,10 @@ from tulle.cluster.node import app, cleanup, linux
 from tulle.cluster.node.app import Settings
 from tulle.cluster.node.paths import NodePaths
 from tulle.cluster.node.runtime import cgroups
-from tulle.cluster.node.runtime.runtime import shim_pid
+from tulle.cluster.node.runtime.oci import ContainerConfig
+from tulle.cluster.node.runtime.records import Record, Status
+from tulle.cluster.node.runtime.rootfs import ImageRoot
+from tulle.cluster.node.runtime.runtime import Runtime, shim_pid
 from tulle.cluster.node.seams import PodNetwork, PodRef
 from tulle.kube.client import Client
 
@@ -341,12 +344,45 @@ async def removal(c: Cluster) -> None:
     assert shim_pid(c.paths) is None
 
 
+async def a_sub_path_is_what_it_was_when_it_was_checked(c: Cluster) -> None:
+    """Whoever else has the volume may swap the directory for a link to anywhere, before the container is made."""
+    (c.state / "outside").mkdir()
+    (c.state / "outside" / "secret").write_text("of the machine\n")
+    await c.kubectl("create", "configmap", "sub", "--from-literal=file=text of the file")
+    create = Runtime._create
+
+    async def after_a_swap(self: Runtime, record: Record, config: ContainerConfig, image: ImageRoot | None) -> Status:
+        if record.kind == "container" and record.pod_name == "sub":
+            directory = c.paths.pod(record.pod_uid) / "volumes/work/dir"
+            directory.rename(directory.with_name("was"))
+            directory.symlink_to(c.state / "outside")
+        return await create(self, record, config, image)
+
+    mounts = [
+        {"name": "work", "mountPath": "/sub", "subPath": "dir"},
+        {"name": "cm", "mountPath": "/one", "subPath": "file"},
+    ]
+    command = ["sh", "-c", "ls /sub; cat /one; echo; touch /sub/mine; sleep 1000"]
+    volumes = [{"name": "work", "emptyDir": {}}, {"name": "cm", "configMap": {"name": "sub"}}]
+    setattr(Runtime, "_create", after_a_swap)  # noqa: B010
+    try:
+        await c.apply(pod("sub", {"name": "c", "command": command, "volumeMounts": mounts}, volumes=volumes))
+        uid = (await c.until("sub", ready))["metadata"]["uid"]
+    finally:
+        setattr(Runtime, "_create", create)  # noqa: B010
+    await eventually(lambda: c.kubectl("logs", "sub"), lambda text: text == "text of the file\n")
+    assert (c.paths.pod(uid) / "volumes/work/was/mine").exists()
+    await c.kubectl("delete", "pod", "sub", "--wait=true")
+    assert not c.paths.pod(uid).exists()
+
+
 CHECKS = (
     run_exec_and_logs,
     terminal,
     copy_and_forward,
     attach,
     configuration,
+    a_sub_path_is_what_it_was_when_it_was_checked,
     liveness,
     ends,
     the_node_may_restart,

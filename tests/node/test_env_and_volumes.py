@@ -1,6 +1,8 @@
 """A container's environment, and the files of its volumes."""
 
 import base64
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.node.pods import FACTS, pod
 from tulle.cluster.node.paths import NodePaths
-from tulle.cluster.node.pods import atomic, env, projected
+from tulle.cluster.node.pods import atomic, env, projected, subpaths
 from tulle.cluster.node.pods.atomic import File
 from tulle.cluster.node.pods.env import ConfigError, Service, ServicePort, Sources
 from tulle.cluster.node.pods.files import hosts, resolv_conf
@@ -174,12 +176,42 @@ def test_a_path_cannot_leave_the_volume(tmp_path: Path, path: str) -> None:
 
 def test_sub_paths_stay_inside(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("/etc")
-    mount = container(volumeMounts=[{"name": "v", "mountPath": "/m"}]).volume_mounts
-    prepared = Prepared({"v": tmp_path}, None)
-    assert mounts(mount, prepared, {"/m": "new/dir"})[0].source == str(tmp_path / "new/dir")
-    for path in ("out", "../x", "/etc"):
+    (tmp_path / "file").write_text("x")
+    tmp_path.chmod(0o770)
+    for path in ("new/dir", "new", "file"):
+        assert _opened(tmp_path, path) == tmp_path / path
+    assert stat.S_IMODE((tmp_path / "new/dir").stat().st_mode) == 0o770
+    for path in ("out", "out/x", "../x", "/etc"):
         with pytest.raises(VolumeError, match="subPath"):
-            mounts(mount, prepared, {"/m": path})
+            _opened(tmp_path, path)
+
+
+def _opened(base: Path, sub_path: str) -> Path:
+    with subpaths.opened(base, sub_path) as fd:
+        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+
+
+def test_a_sub_path_that_becomes_a_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    volume = tmp_path / "volume"
+    (volume / "a" / "b").mkdir(parents=True)
+    step = subpaths._step
+
+    def exchanged(directory: int, name: str, mode: int) -> int:
+        if name == "a":
+            (volume / "a").rename(volume / "was")
+            (volume / "a").symlink_to(outside)
+        return step(directory, name, mode)
+
+    monkeypatch.setattr(subpaths, "_step", exchanged)
+    with pytest.raises(VolumeError, match="'a' has become a link"):
+        _opened(volume, "a/new")
+    assert list(outside.iterdir()) == []
+
+
+def _named(base: Path, sub_path: str) -> Path:
+    return base / sub_path
 
 
 class Objects:
@@ -194,8 +226,8 @@ async def test_a_container_cannot_write_where_the_node_writes(tmp_path: Path) ->
     own = [{"name": "v", "configMap": {"name": "cm"}}, {"name": "w", "emptyDir": {}}]
     prepared = await volumes.prepare(pod(volumes=own), FACTS)
     mount = container(volumeMounts=[{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w"}]).volume_mounts
-    assert [m.read_only for m in mounts(mount, prepared, {})] == [True, False]
-    assert mounts(mount, prepared, {"/v": "a"})[0].read_only
+    assert [m.read_only for m in mounts(mount, prepared, {}, _named)] == [True, False]
+    assert mounts(mount, prepared, {"/v": "a"}, _named)[0].read_only
 
 
 async def test_what_a_pod_made_of_its_empty_dir_stays(tmp_path: Path) -> None:
@@ -211,7 +243,7 @@ async def test_what_a_pod_made_of_its_empty_dir_stays(tmp_path: Path) -> None:
 def test_an_unknown_volume_is_named() -> None:
     mount = container(volumeMounts=[{"name": "gone", "mountPath": "/m"}]).volume_mounts
     with pytest.raises(VolumeError, match='names volume "gone"'):
-        mounts(mount, Prepared({}, None), {})
+        mounts(mount, Prepared({}, None), {}, _named)
 
 
 def test_resolv_conf_takes_the_pods_own_settings() -> None:

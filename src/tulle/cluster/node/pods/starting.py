@@ -17,6 +17,7 @@ from tulle.cluster.node.pods.projected import VolumeError
 from tulle.cluster.node.pods.runs import Run
 from tulle.cluster.node.pods.sandboxes import Sandbox
 from tulle.cluster.node.pods.spec import Container, Pod
+from tulle.cluster.node.pods.subpaths import SubPaths
 from tulle.cluster.node.pods.volumes import Prepared
 from tulle.cluster.node.runtime import cgroups
 from tulle.cluster.node.runtime.records import Exit, Record
@@ -136,6 +137,7 @@ class Start:
         message.parent.mkdir(parents=True, exist_ok=True)
         message.touch()
         message.chmod(0o666)
+        pinned = SubPaths(self.node.paths.pod(uid) / "sub-paths" / self.container.name)
         return Place(
             rootfs=self.node.runtime.rootfs_path(cid),
             cgroup=cgroups.container_path(uid, cid),
@@ -143,7 +145,7 @@ class Start:
             sandbox_pid=self.sandbox.pid,
             mounts=[
                 *sandboxes.mounts(self.node, self.pod, self.container, message),
-                *volumes.mounts(self.container.volume_mounts, self.volumes, sub_paths),
+                *volumes.mounts(self.container.volume_mounts, self.volumes, sub_paths, pinned.pin),
             ],
         )
 

@@ -147,9 +147,14 @@ class Volumes:
         self._objects.release(uid)
 
 
-def mounts(container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_paths: Mapping[str, str]) -> list[Mount]:
-    """A container's volume mounts; `sub_paths` has the expanded sub-path of each mount path that has one. Raises
-    VolumeError.
+def mounts(
+    container_mounts: tuple[VolumeMount, ...],
+    prepared: Prepared,
+    sub_paths: Mapping[str, str],
+    pin: Callable[[Path, str], Path],
+) -> list[Mount]:
+    """A container's volume mounts; `sub_paths` has the expanded sub-path of each mount path that has one, and `pin` makes it a
+    place that nobody can exchange (`subpaths.SubPaths`). Raises VolumeError, OSError.
     """
     found = []
     for mount in container_mounts:
@@ -161,7 +166,7 @@ def mounts(container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_pa
                 f"mountPropagation {mount.mount_propagation!r} is not one of None, HostToContainer, Bidirectional"
             )
         sub_path = sub_paths.get(mount.mount_path, "")
-        source = _inside(base, sub_path) if sub_path else base
+        source = pin(base, sub_path) if sub_path else base
         propagation = _PROPAGATION[mount.mount_propagation]
         # Whatever the mount says, as in Kubernetes: the next update is made by root of the machine, outside of the container,
         # and follows the links that it finds.
@@ -173,18 +178,3 @@ def mounts(container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_pa
 def _is_files(volume: Volume) -> bool:
     """Whether the node makes the volume's files, and keeps them up to date."""
     return any(s is not None for s in (volume.config_map, volume.secret, volume.downward_api, volume.projected))
-
-
-def _inside(base: Path, sub_path: str) -> Path:
-    """`base/sub_path`, made if it is not there. A sub-path that leads out of the volume, also through a link, is
-    refused.
-    """
-    if sub_path.startswith("/") or ".." in Path(sub_path).parts:
-        raise VolumeError(f"subPath {sub_path!r} must be relative and must not contain '..'")
-    target = (base / sub_path).resolve()
-    if not target.is_relative_to(base.resolve()):
-        raise VolumeError(f"subPath {sub_path!r} leads out of the volume")
-    if not target.exists():
-        target.mkdir(parents=True)
-        shutil.copymode(base, target)
-    return target
