@@ -13,7 +13,7 @@ from tulle.istiod.index.protocols import protocol_of
 from tulle.istiod.index.records import Change, GroupRecord, Kind, Member, Protocol, Resolution, WorkloadType
 from tulle.istiod.index.state import ServiceState
 from tulle.istiod.index.waypoints import UNBOUND
-from tulle.istiod.wds import EXPLAIN_REFUSALS, service_address, workload_address
+from tulle.istiod.wds import EXPLAIN_REFUSALS, KUBERNETES_SERVICE, service_address, workload_address
 from tulle.kube.objects import EndpointSlice, Pod, Service
 from tulle.security.mesh import MeshSettings
 from tulle.security.parse import parse_authorization_policy
@@ -149,11 +149,14 @@ def test_service() -> None:
     assert [address.address for address in found.addresses] == [bytes([10, 96, 0, 7])]
     assert [(port.service_port, port.target_port, port.app_protocol) for port in found.ports] == [(80, 0, pb.HTTP11)]
     assert found.canonical
-    assert not found.extensions
+    assert [one.name for one in found.extensions] == [KUBERNETES_SERVICE]
 
 
 def test_explain_refusals_is_an_extension_of_services() -> None:
-    assert [one.name for one in wds_service(service(), explain=True).extensions] == [EXPLAIN_REFUSALS]
+    assert [one.name for one in wds_service(service(), explain=True).extensions] == [
+        KUBERNETES_SERVICE,
+        EXPLAIN_REFUSALS,
+    ]
 
 
 def test_headless_external_and_udp() -> None:

@@ -145,10 +145,11 @@ def endpoints(*uids: str, port: int = 8080) -> Change:
     return Change(Kind.GROUP, ("hello", "e"), GroupRecord("hello", "e", (SERVICE,), members))
 
 
-def waypoint(ready: bool = True) -> list[Change]:
+def waypoint(ready: bool = True, serves: str = "service") -> list[Change]:
     addresses = (("Hostname", "waypoint.hello.svc.cluster.local"),) if ready else ()
     listener = ListenerRecord("mesh", 15008, "HBONE")
-    record = GatewayRecord("hello", "waypoint", "istio-waypoint", listeners=(listener,), addresses=addresses)
+    labels = {"istio.io/waypoint-for": serves}
+    record = GatewayRecord("hello", "waypoint", "istio-waypoint", labels, listeners=(listener,), addresses=addresses)
     return [
         Change(
             Kind.GATEWAY_CLASS, ("", "istio-waypoint"), GatewayClassRecord("istio-waypoint", "istio.io/mesh-controller")

@@ -186,6 +186,26 @@ def test_two_services_with_one_address_do_not_break_the_listener() -> None:
     assert "Service/hello/t|80" not in routes
 
 
+@pytest.mark.parametrize("addresses", [("10.96.0.7",), ("10.96.0.7", "192.0.2.1")])
+def test_nobody_takes_a_services_address_from_it_at_a_shared_waypoint(addresses: tuple[str, ...]) -> None:
+    """By name the ServiceEntry comes first."""
+    mesh = Mesh()
+    theirs = service(kind="ServiceEntry", name="evil", hostname="a.example", addresses=addresses)
+    mesh.apply(theirs._replace(key=("hello", "ServiceEntry/evil/a.example")))
+    routes = mesh.publisher.waypoints.maps(WAYPOINT)[names.ROUTE_TYPE]
+    assert TARGET in routes
+    assert "ServiceEntry/hello/a.example|80" not in routes
+
+
+def test_nobody_takes_a_pods_address_from_it_at_a_shared_waypoint() -> None:
+    mesh = Mesh(*waypoint(serves="all"))
+    theirs = service(kind="ServiceEntry", name="evil", hostname="a.example", addresses=("10.244.0.5",))
+    mesh.apply(theirs._replace(key=("hello", "ServiceEntry/evil/a.example")))
+    routes = mesh.publisher.waypoints.maps(WAYPOINT)[names.ROUTE_TYPE]
+    assert "Pod/hello/p|*" in routes
+    assert "ServiceEntry/hello/a.example|80" not in routes
+
+
 def test_unbinding_takes_the_target_away() -> None:
     mesh = Mesh()
     mesh.apply(namespace({}))

@@ -284,6 +284,31 @@ def test_which_of_several_services_with_one_host_is_canonical() -> None:
     assert (found.service(("b", CART[1])).canonical, found.service().canonical) == (False, True)
 
 
+def test_which_of_several_services_with_one_address_is_canonical() -> None:
+    """A Service before any ServiceEntry, and of these the oldest; one that others do not see stands in nobody's way."""
+    taking = service_entry("taking", {"namespace": "b"}, hosts=["evil.example.com"], addresses=["10.96.0.7"])
+    mesh = Mesh.of(taking, service())
+    assert (mesh.service(("b", "evil.example.com")).canonical, mesh.service().canonical) == (False, True)
+    mesh.index.apply(convert.changes(records(service()), {}))
+    assert ("b", "evil.example.com") in mesh.index.flush().services
+    assert mesh.service(("b", "evil.example.com")).canonical
+    older = {"namespace": "c", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    newer = {"namespace": "b", "creationTimestamp": "2026-01-02T00:00:00Z"}
+    at = {"addresses": ["192.0.2.1"]}
+    found = Mesh.of(
+        service_entry("n", newer, hosts=["n.example"], **at), service_entry("o", older, hosts=["o.example"], **at)
+    )
+    assert (found.service(("b", "n.example")).canonical, found.service(("c", "o.example")).canonical) == (False, True)
+    hidden = service_entry("o", older, hosts=["o.example"], exportTo=["."], **at)
+    found = Mesh.of(service_entry("n", newer, hosts=["n.example"], **at), hidden)
+    assert found.service(("b", "n.example")).canonical
+
+
+def test_a_service_of_the_cluster_is_marked_as_one() -> None:
+    assert [one.name for one in Mesh.of(service()).service().extensions] == ["tulle.kubernetesService"]
+    assert not Mesh.of(service_entry()).service(HOST).extensions
+
+
 ENTRIES: list[tuple[str, dict[str, Any], Any]] = [
     ("uid", workload_entry(), ENTRY),
     ("name", workload_entry(), "vm"),

@@ -44,6 +44,25 @@ def test_a_move_touches_both_addresses() -> None:
     assert state.workload_at(NetworkAddress("", ip_address("10.0.0.1"))) is None
 
 
+@pytest.mark.parametrize("service_first", [True, False])
+@pytest.mark.parametrize("theirs", ["service", "workload"])
+def test_nobody_takes_a_services_address_from_it(theirs: str, service_first: bool) -> None:
+    """A ServiceEntry or WorkloadEntry of another namespace may give any address, and a waypoint of its own."""
+    own = service(canonical=True)
+    own.service.extensions.add(name="tulle.kubernetesService")
+    if theirs == "service":
+        other = service(name="evil", namespace="evil")
+    else:
+        other = workload("b", VIP)
+        other.workload.uid = "Kubernetes/networking.istio.io/WorkloadEntry/evil/b"
+    state = mesh(*((own, other) if service_first else (other, own)))
+    at = NetworkAddress("", ip_address(VIP))
+    found = state.service_at(at, "client")
+    assert found is not None
+    assert found.key == KEY
+    assert state.workload_at(at) is None
+
+
 @pytest.mark.parametrize("pod_first", [True, False])
 def test_nobody_takes_a_pods_address_from_it(pod_first: bool) -> None:
     """A WorkloadEntry may give any address, and a waypoint of its own to which all that is sent there would go."""

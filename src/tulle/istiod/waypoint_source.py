@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -153,9 +153,14 @@ class WaypointSource:
             maps[type_url].replace(resources)
 
     def _ordered(self, key: WaypointKey) -> Iterable[TargetView]:
-        """Services before workloads, each by name: the configuration does not depend on the order of events."""
+        """Services before ServiceEntries, these by age, and workloads last: the configuration does not depend on the order of events."""
         known = self._targets.get(key, {})
-        return (known[target] for target in sorted(known, key=lambda one: (isinstance(one, WorkloadTarget), one)))
+        return (known[target] for target in sorted(known, key=self._place))
+
+    def _place(self, target: Target) -> tuple[bool, tuple[Any, ...]]:
+        if isinstance(target, WorkloadTarget):
+            return True, (target.uid,)
+        return False, self._index.services[target.key].record.seniority
 
 
 def _shape(view: TargetView) -> tuple[TargetView, tuple[bool, ...]]:
@@ -170,13 +175,16 @@ def _without_endpoints(view: View) -> View:
 
 
 def _without_clashes(key: WaypointKey, targets: Iterable[TargetView]) -> Iterable[TargetView]:
-    """Let the first target that claims an address and port have it: Envoy refuses a listener in which two do."""
+    """Let the first target that claims an address and port have it: Envoy refuses a listener in which two do. A pod's are its own."""
+    found = tuple(targets)
+    pods = {address: names.target(one) for one in found if one.kind == "Pod" for address in one.addresses}
     taken: dict[tuple[str, int], str] = {}
-    for target in targets:
+    for target in found:
         name = names.target(target)
         free = []
         for port in target.ports:
-            clash = next((taken[a, port.port] for a in target.addresses if (a, port.port) in taken), None)
+            owners = (pods.get(address, taken.get((address, port.port), name)) for address in target.addresses)
+            clash = next((owner for owner in owners if owner != name), None)
             if clash is None:
                 free.append(port)
                 taken.update(((address, port.port), name) for address in target.addresses)

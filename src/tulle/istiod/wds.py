@@ -21,6 +21,8 @@ from tulle.xds.proto import workload_pb2 as pb
 
 EXPLAIN_REFUSALS = "tulle.explainRefusals"
 """Extension of a Service whose HTTP clients are told in HTTP when the far side refuses their connection."""
+KUBERNETES_SERVICE = "tulle.kubernetesService"
+"""Extension of a Service that is one of the cluster's: its addresses are nobody else's, whatever somebody writes down."""
 NETWORK = ""
 
 _DEFAULT_TRUST_DOMAIN = "cluster.local"
@@ -81,6 +83,8 @@ def service_address(state: ServiceState, explain_refusals: bool) -> pb.Address:
         visibility=pb.ServiceVisibility.NAMESPACE if record.namespace_only else pb.ServiceVisibility.PUBLIC,
     )
     _set_waypoints(service, state.binding)
+    if record.kind == "Service":
+        service.extensions.add(name=KUBERNETES_SERVICE)
     if explain_refusals:
         service.extensions.add(name=EXPLAIN_REFUSALS)
     return pb.Address(service=service)

@@ -124,8 +124,7 @@ class MeshIndex:
         self._dirty_gateways.add(key)
 
     def _apply_service(self, key: ObjectKey, record: Any) -> None:
-        for service in self.tables.put_service(key, record):
-            self._dirty_services |= {service} | self.tables.services_of_host.get(service[1], set())
+        self._dirty_services |= self.tables.put_service(key, record)
 
     def _apply_workload(self, key: ObjectKey, record: WorkloadRecord | None) -> None:
         self.tables.put_workload(key[1], record)

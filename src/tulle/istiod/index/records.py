@@ -150,11 +150,16 @@ class ServiceRecord(Struct, frozen=True):
     """A ServiceEntry that is visible in its own namespace only (spec A4.7)."""
     subject_alt_names: tuple[str, ...] = ()
     created: str = ""
-    """When a ServiceEntry was made: of several with one host the oldest is the canonical one."""
+    """When a ServiceEntry was made: of several with one host or address the oldest is the canonical one."""
 
     @property
     def key(self) -> ServiceKey:
         return (self.namespace, self.hostname)
+
+    @property
+    def seniority(self) -> tuple[bool, str, ServiceKey, str]:
+        """Of several that claim the same the least has it: a Service, else the oldest ServiceEntry."""
+        return (self.kind != "Service", self.created, self.key, self.name)
 
 
 class WorkloadRecord(Struct, frozen=True):

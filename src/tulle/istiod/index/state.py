@@ -41,7 +41,7 @@ class ServiceState(Struct, frozen=True):
     record: ServiceRecord
     binding: Binding
     canonical: bool = True
-    """Whether this is what the hostname means to clients of other namespaces: the Service, else the oldest ServiceEntry."""
+    """Whether this is what its hostname and addresses mean to clients of other namespaces: the Service, else the oldest ServiceEntry."""
 
     @property
     def waypoints(self) -> tuple[Waypoint, ...]:

@@ -49,9 +49,10 @@ class Tables:
 
         self.gateways_of_class: dict[str, set[WaypointKey]] = {}
         self.services_in: dict[str, set[ServiceKey]] = {}
-        self.services_of_host: dict[str, set[ServiceKey]] = {}
         self.workloads_in: dict[str, set[Uid]] = {}
         self.workloads_on: dict[str, set[Uid]] = {}
+        self._services_of_host: dict[str, set[ServiceKey]] = {}
+        self._services_at: dict[str, set[ServiceKey]] = {}
         self._described: dict[ObjectKey, ServiceRecord] = {}
         self._descriptions: dict[ServiceKey, set[ObjectKey]] = {}
         self._labelled: dict[tuple[str, str], dict[str, set[Uid]]] = {}
@@ -71,7 +72,7 @@ class Tables:
         return {uid for uid, one in self.workloads.items() if one.network in networks} if networks else set()
 
     def put_service(self, source: ObjectKey, new: ServiceRecord | None) -> set[ServiceKey]:
-        """Take over what `source` says of a service; returns which one that is.
+        """Take over what `source` says of a service; returns the services to look at again: that one, and its rivals.
 
         Several objects of a namespace may give the same host. Which of them counts does not depend on who came last, and another one
         takes its place when it goes.
@@ -79,15 +80,19 @@ class Tables:
         old = _swap(self._described, source, new)
         _move(self._descriptions, source, (old.key,) if old else (), (new.key,) if new else ())
         keys = {record.key for record in (old, new) if record is not None}
+        touched = set(keys)
         for key in keys:
             same = (self._described[one] for one in self._descriptions.get(key, ()))
-            self._settle_service(key, min(same, key=_seniority, default=None))
-        return keys
+            before, after = self.services.get(key), min(same, key=lambda one: one.seniority, default=None)
+            self._settle_service(key, after)
+            touched.update(rival for one in (before, after) if one is not None for rival in self._rivals(one))
+        return touched
 
     def _settle_service(self, key: ServiceKey, new: ServiceRecord | None) -> None:
         old = _swap(self.services, key, new)
         _move(self.services_in, key, (old.namespace,) if old else (), (new.namespace,) if new else ())
-        _move(self.services_of_host, key, (old.hostname,) if old else (), (new.hostname,) if new else ())
+        _move(self._services_of_host, key, (old.hostname,) if old else (), (new.hostname,) if new else ())
+        _move(self._services_at, key, old.addresses if old else (), new.addresses if new else ())
 
     def put_workload(self, uid: Uid, new: WorkloadRecord | None) -> None:
         old = _swap(self.workloads, uid, new)
@@ -121,9 +126,17 @@ class Tables:
     # --- asking
 
     def is_canonical(self, service: ServiceRecord) -> bool:
-        """Whether this service is what its hostname means where nothing nearer does: a Service, else the oldest ServiceEntry."""
-        same = (self.services[key] for key in self.services_of_host[service.hostname])
-        return min(same, key=_seniority).key == service.key
+        """Whether this service is what its hostname and its addresses mean where nothing nearer does.
+
+        A Service is, else the oldest ServiceEntry; what is seen in its own namespace only stands in nobody else's way.
+        """
+        rivals = (self.services[key] for key in self._rivals(service) if key != service.key)
+        return all(service.seniority < one.seniority for one in rivals if not one.namespace_only)
+
+    def _rivals(self, service: ServiceRecord) -> set[ServiceKey]:
+        """The services with its hostname or one of its addresses."""
+        at = (self._services_at.get(address, ()) for address in service.addresses)
+        return set(self._services_of_host.get(service.hostname, ())).union(*at)
 
     def members_of(self, service: ServiceKey) -> set[Uid]:
         """Workloads that stand behind a service, known or not yet known."""
@@ -180,10 +193,6 @@ class Tables:
         if namespace is not None:
             return by_namespace.get(namespace, _NOTHING)
         return set().union(*by_namespace.values())
-
-
-def _seniority(service: ServiceRecord) -> tuple[bool, str, ServiceKey, str]:
-    return (service.kind != "Service", service.created, service.key, service.name)
 
 
 def _kind(record: WorkloadRecord) -> tuple[str, str]:

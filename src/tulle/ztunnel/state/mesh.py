@@ -81,17 +81,26 @@ class Mesh:
     def workload_at(self, address: NetworkAddress) -> Workload | None:
         """The workload with that address; a host's own address belongs to none.
 
-        A pod has its address from the cluster; everything else has what somebody wrote down, which may be a pod's.
+        A pod has its address from the cluster; everything else has what somebody wrote down, which may be a pod's or a Service's.
         """
         found = (self.workloads[uid] for uid in self._by_address.get(address, ()))
-        return min(found, key=lambda one: (not one.is_pod, not one.hbone), default=None)
+        first = min(found, key=lambda one: (not one.is_pod, not one.hbone), default=None)
+        if first is None or (not first.is_pod and self._is_the_clusters(address)):
+            return None
+        return first
+
+    def _is_the_clusters(self, address: NetworkAddress) -> bool:
+        return any(self.services[key].kubernetes for key in self._services_by_address.get(address, ()))
 
     def service_at(self, address: NetworkAddress, namespace: str) -> Service | None:
-        """The service with that address as a client in `namespace` sees it: its own namespace's first."""
-        found = [self.services[key] for key in self._services_by_address.get(address, ())]
-        visible = [service for service in found if not service.private or service.namespace == namespace]
-        own = [service for service in visible if service.namespace == namespace]
-        return next(iter(own or visible), None)
+        """The service with that address as a client in `namespace` sees it: its own namespace's first, then the canonical one."""
+        found = (self.services[key] for key in self._services_by_address.get(address, ()))
+        visible = (service for service in found if not service.private or service.namespace == namespace)
+        return min(
+            visible,
+            key=lambda one: (one.namespace != namespace, not one.kubernetes, not one.canonical, one.key),
+            default=None,
+        )
 
     def services_named(self, hostname: str) -> list[Service]:
         """The services of any namespace with exactly that hostname (in small letters), which may be a wildcard."""

@@ -16,6 +16,7 @@ from tulle.ztunnel.policy.terms import Address
 DEFAULT_TRUST_DOMAIN = "cluster.local"
 DEFAULT_SERVICE_ACCOUNT = "default"
 EXPLAIN_REFUSALS = "tulle.explainRefusals"
+KUBERNETES_SERVICE = "tulle.kubernetesService"
 
 #: istio.workload.AppProtocol values whose payload is HTTP: HTTP11, HTTP2, GRPC.
 HTTP_PROTOCOLS = frozenset({1, 2, 3})
@@ -155,6 +156,8 @@ class Service:
     canonical: bool = False
     ip_versions: tuple[int, ...] = (4, 6)
     explain_refusals: bool = False
+    kubernetes: bool = False
+    """Whether it is a Service of the cluster, which gave it its addresses."""
 
     @property
     def key(self) -> str:
@@ -263,6 +266,7 @@ def service_from(message: Any) -> Service:
     else:
         waypoints = ((_gateway(message.waypoint, where), 1),) if message.HasField("waypoint") else ()
     balancing = message.load_balancing
+    extensions = {extension.name for extension in message.extensions}
     return Service(
         namespace=message.namespace,
         name=message.name,
@@ -277,5 +281,6 @@ def service_from(message: Any) -> Service:
         private=message.visibility == 1,
         canonical=message.canonical,
         ip_versions=_IP_VERSIONS.get(message.ip_families, (4, 6)),
-        explain_refusals=any(extension.name == EXPLAIN_REFUSALS for extension in message.extensions),
+        explain_refusals=EXPLAIN_REFUSALS in extensions,
+        kubernetes=KUBERNETES_SERVICE in extensions,
     )
