@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 
 from tulle.istiod import wds
 from tulle.istiod.authorization_pb import authorization
+from tulle.istiod.index.contained import contained
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import Uid
 from tulle.istiod.index.state import Delta, WorkloadState
 from tulle.istiod.waypoint_source import POLICY_TYPES, WaypointSource
+from tulle.security.model import Action
 from tulle.xds import types
 from tulle.xds.delta import TypeState
 from tulle.xds.proto import workload_pb2
@@ -84,7 +88,14 @@ class Publisher:
             if policy is None:
                 self.authorizations.remove(name)
             else:
-                self.authorizations.set(name, authorization(policy))
+                closed = replace(policy, action=Action.ALLOW, rules=())
+                message = contained(
+                    partial(authorization, policy),
+                    partial(authorization, closed),
+                    f"policy {name}",
+                    "it denies everything",
+                )
+                self.authorizations.set(name, message)
 
     def _publish_service(self, key: tuple[str, str]) -> None:
         state = self._index.services.get(key)
@@ -92,18 +103,29 @@ class Publisher:
         if state is None:
             self.addresses.remove(name)
             return
-        address = wds.service_address(state, self._index.settings.explain_refusals)
-        self.addresses.set(name, address, wds.address_aliases(state.record.addresses))
+
+        def put() -> None:
+            address = wds.service_address(state, self._index.settings.explain_refusals)
+            self.addresses.set(name, address, wds.address_aliases(state.record.addresses))
+
+        contained(put, lambda: None, f"service {name}", "node proxies keep what they were told of it")
 
     def _publish_workload(self, uid: Uid) -> None:
         state = self._index.workloads.get(uid)
         if state is None:
-            self.addresses.remove(uid)
-            if self._workloads is not None:
-                self._workloads.remove(uid)
-            self._trusting.pop(uid, None)
-            self._waiting.discard(uid)
+            self._withdraw_workload(uid)
             return
+        put, withdraw = partial(self._put_workload, uid, state), partial(self._withdraw_workload, uid)
+        contained(put, withdraw, f"workload {uid}", "it is no part of the mesh")
+
+    def _withdraw_workload(self, uid: Uid) -> None:
+        self.addresses.remove(uid)
+        if self._workloads is not None:
+            self._workloads.remove(uid)
+        self._trusting.pop(uid, None)
+        self._waiting.discard(uid)
+
+    def _put_workload(self, uid: Uid, state: WorkloadState) -> None:
         policies = None
         wanted = _generated(state)
         if self._may_trust(uid, state):

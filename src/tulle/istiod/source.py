@@ -8,13 +8,14 @@ must not be told to proxies that know the whole.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import structlog
 import yaml
 
 from tulle.istiod.index import convert, entries
+from tulle.istiod.index.contained import contained
 from tulle.istiod.index.convert import Records
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import Change, Kind
@@ -25,7 +26,7 @@ from tulle.kube.informer import Informer
 from tulle.kube.objects import ConfigMap
 from tulle.security.admission import validate
 from tulle.security.mesh import InvalidMeshConfig, MeshSettings, parse_mesh_config
-from tulle.security.model import MtlsMode, PeerAuthentication
+from tulle.security.model import AuthorizationPolicy, Meta, MtlsMode, PeerAuthentication
 from tulle.security.parse import (
     InvalidObject,
     parse_peer_authentication,
@@ -82,9 +83,24 @@ class MeshSource:
         self._informers = informers
 
     def _feed(self, informer: Informer[T], reduce: Callable[[T], Records]) -> None:
+        kind = informer.resource.kind
+        instead, consequence = _UNREADABLE.get(kind, (_as_before, "it stays as it was"))
+        # What counts in the place of objects that cannot be read.
+        replaced: dict[tuple[str, str], Records] = {}
+
         def changed(change: ObjectChange[T]) -> None:
-            before = reduce(change.old) if change.old is not None else {}
-            after = reduce(change.new) if change.new is not None else {}
+            key = change.key
+            before = replaced.pop(key, None)
+            if before is None:
+                before = reduce(change.old) if change.old is not None else {}
+
+            def unreadable() -> Records:
+                replaced[key] = instead(key, before)
+                return replaced[key]
+
+            after: Records = {}
+            if (new := change.new) is not None:
+                after = contained(lambda: reduce(new), unreadable, f"{kind} {'/'.join(filter(None, key))}", consequence)
             self._apply(convert.changes(before, after))
 
         informer.on_change(changed)
@@ -163,6 +179,31 @@ def _from_request_authentication(manifest: Manifest) -> Records:
     return {(Kind.REQUEST_AUTHENTICATION, (policy.meta.namespace, policy.meta.name)): policy}
 
 
+def _as_before(_: tuple[str, str], before: Records) -> Records:
+    return before
+
+
+def _gone(_: tuple[str, str], __: Records) -> Records:
+    return {}
+
+
+def _closed_policy(key: tuple[str, str], _: Records) -> Records:
+    return {(Kind.POLICY, key): AuthorizationPolicy(Meta("AuthorizationPolicy", *key))}
+
+
+def _strict(key: tuple[str, str], _: Records) -> Records:
+    return {(Kind.PEER_AUTHENTICATION, key): PeerAuthentication(Meta("PeerAuthentication", *key), mode=MtlsMode.STRICT)}
+
+
+_UNREADABLE: Mapping[str, tuple[Callable[[tuple[str, str], Records], Records], str]] = {
+    "Pod": (_gone, "it has no traffic"),
+    "WorkloadEntry": (_gone, "it has no traffic"),
+    "EndpointSlice": (_gone, "its Service has no endpoints because of it"),
+    "AuthorizationPolicy": (_closed_policy, "everything in its namespace is denied"),
+    "PeerAuthentication": (_strict, "STRICT holds in its namespace instead"),
+    "RequestAuthentication": (_gone, "no token is accepted because of it"),
+}
+"""What an object that cannot be read counts as, if not as what it was."""
 _CONSEQUENCES = {
     "AuthorizationPolicy": "it denies everything where it would have applied, unless it is a dry run or audits",
     "PeerAuthentication": "STRICT holds in its namespace instead",

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 
+from tulle.istiod.index.contained import contained
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import Uid, WaypointKey
 from tulle.istiod.index.state import Delta, Target, WorkloadTarget
 from tulle.istiod.jwks.fetch import Issuer
 from tulle.istiod.waypoint_config import clusters, names
-from tulle.istiod.waypoint_config.resources import TYPES, build
+from tulle.istiod.waypoint_config.resources import TYPES, WaypointResources, build
 from tulle.istiod.waypoint_config.view import AuthorizerView, PortView, TargetView, WaypointConfigView
 from tulle.istiod.waypoint_keys import TokenKeys
 from tulle.istiod.waypoint_targets import authorizer_views, target_view
@@ -26,6 +28,7 @@ from tulle.xds.resources import ResourceMap
 
 __all__ = ["POLICY_TYPES", "TYPES", "WaypointSource"]
 
+_NOT_SERVED = "the waypoint does not serve it"
 log = structlog.get_logger("tulle.istiod.waypoints")
 
 View = TypeVar("View", PortView, AuthorizerView)
@@ -111,7 +114,12 @@ class WaypointSource:
         old = known.get(target)
         new = None
         if waypoint is not None and waypoint.ours and target in self._index.bound.get(key, ()):
-            new = target_view(self._index, waypoint, target, self._keys.of)
+            new = contained(
+                partial(target_view, self._index, waypoint, target, self._keys.of),
+                lambda: None,
+                _name(target),
+                _NOT_SERVED,
+            )
         if old is not None and new is not None and (key, target) in self._held:
             new = replace(new, rules=old.rules)
         self._keys.use((key, target), new.rules.tokens if new is not None else ())
@@ -123,10 +131,12 @@ class WaypointSource:
         known[target] = new
         if old is None or _shape(old) != _shape(new):
             return True
-        endpoints = self.maps(key)[names.ENDPOINT_TYPE]
-        for port in new.ports:
-            if not port.by_name:
-                endpoints.set(names.target_port(new, port.port), clusters.endpoints(new, port))
+        try:
+            loads = [clusters.endpoints(new, port) for port in new.ports if not port.by_name]
+        except Exception:  # which endpoint it is comes out when all is built anew
+            return True
+        for load in loads:
+            self.maps(key)[names.ENDPOINT_TYPE].set(load.cluster_name, load)
         return False
 
     def _rebuild(self, key: WaypointKey) -> None:
@@ -149,8 +159,9 @@ class WaypointSource:
             path_normalization=settings.path_normalization,
             authorizers=tuple(one for one in self._authorizers if one.name in asked),
         )
-        for type_url, resources in build(view).by_type.items():
-            maps[type_url].replace(resources)
+        resources = _resources(view)
+        for type_url, found in resources.by_type.items() if resources is not None else ():
+            maps[type_url].replace(found)
 
     def _ordered(self, key: WaypointKey) -> Iterable[TargetView]:
         """Services before ServiceEntries, these by age, and workloads last: the configuration does not depend on the order of events."""
@@ -161,6 +172,27 @@ class WaypointSource:
         if isinstance(target, WorkloadTarget):
             return True, (target.uid,)
         return False, self._index.services[target.key].record.seniority
+
+
+def _resources(view: WaypointConfigView) -> WaypointResources | None:
+    """The waypoint's configuration, without targets of which none can be made; None if none can be made at all."""
+    try:
+        return build(view)
+    except Exception:  # which target it is comes out below
+        usable = tuple(target for target in view.targets if _can_be_built(view, target))
+    name = f"Gateway {view.namespace}/{view.name}"
+    return contained(
+        partial(build, replace(view, targets=usable)), lambda: None, name, "the waypoint goes on with what it had"
+    )
+
+
+def _can_be_built(view: WaypointConfigView, target: TargetView) -> bool:
+    alone = replace(view, targets=(target,))
+    return contained(lambda: bool(build(alone).by_type), lambda: False, names.target(target), _NOT_SERVED)
+
+
+def _name(target: Target) -> str:
+    return f"workload {target.uid}" if isinstance(target, WorkloadTarget) else f"service {'/'.join(target.key)}"
 
 
 def _shape(view: TargetView) -> tuple[TargetView, tuple[bool, ...]]:

@@ -5,5 +5,5 @@ is out of the question, so this package keeps the mesh as records with reverse i
 it is pure: records in, changed keys out; a test can replay any history and compare with a rebuild.
 
 Reading order: `records` (input), `labels`, `protocols`, `convert` and `entries` (from API objects), `waypoints` (the binding rules),
-`tables` (reverse indexes), `state` (output), `reach`, `mesh` (the index itself).
+`contained` (one object's faults are its own), `policies`, `tables` (reverse indexes), `state` (output), `reach`, `mesh` (the index itself).
 """

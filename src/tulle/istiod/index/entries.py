@@ -8,7 +8,7 @@ custom resources and come as plain manifests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tulle.istiod.index import labels as names
 from tulle.istiod.index.addresses import address_of, address_or_block_of
@@ -25,6 +25,8 @@ from tulle.istiod.index.records import (
     WorkloadType,
 )
 
+Labels: TypeAlias = Mapping[str, str]
+
 _UNTUNNELLED = frozenset({"UDP"})
 _RESOLUTIONS: Mapping[str, Resolution] = {
     "NONE": Resolution.PASSTHROUGH,
@@ -39,7 +41,7 @@ def from_workload_entry(manifest: Mapping[str, Any]) -> Records:
     meta = manifest.get("metadata") or {}
     namespace, name = str(meta.get("namespace") or ""), str(meta.get("name") or "")
     spec = manifest.get("spec") or {}
-    labels = {**(spec.get("labels") or {}), **(meta.get("labels") or {})}
+    labels = {**_labels(spec.get("labels")), **_labels(meta.get("labels"))}
     workload = _workload("WorkloadEntry", (namespace, name), "", spec, labels, ready=_healthy(manifest))
     return {(Kind.WORKLOAD, ("", workload.uid)): workload}
 
@@ -67,7 +69,7 @@ def from_service_entry(manifest: Mapping[str, Any]) -> Records:
             source=source,
             services=tuple(service.key for service in behind),
             members=tuple(Member(workload.uid, _own_ports(endpoint, ports)) for workload, endpoint in workloads),
-            selector=(spec.get("workloadSelector") or {}).get("labels") or None,
+            selector=_labels((spec.get("workloadSelector") or {}).get("labels")) or None,
             selector_ports=ports,
             own_ports=tuple((port, port) for port, _ in ports),
         )
@@ -114,7 +116,7 @@ def _services(
             hostname=host,
             addresses=_addresses(host, spec, status if host in unaddressed else {}),
             ports=ports,
-            labels=meta.get("labels") or {},
+            labels=_labels(meta.get("labels")),
             annotations=kept,
             resolution=_resolution(spec),
             traffic_distribution=str(annotations.get(names.TRAFFIC_DISTRIBUTION) or ""),
@@ -151,16 +153,16 @@ def _usable(given: Iterable[str]) -> tuple[str, ...]:
 
 def _endpoint(namespace: str, name: str, endpoint: Mapping[str, Any]) -> WorkloadRecord:
     suffix = f"/{endpoint.get('address') or ''}"
-    return _workload("ServiceEntry", (namespace, name), suffix, endpoint, endpoint.get("labels") or {})
+    return _workload("ServiceEntry", (namespace, name), suffix, endpoint, _labels(endpoint.get("labels")))
 
 
 def _workload(
-    kind: str, key: tuple[str, str], suffix: str, spec: Mapping[str, Any], labels: Any, *, ready: bool = True
+    kind: str, key: tuple[str, str], suffix: str, spec: Mapping[str, Any], labels: Labels, *, ready: bool = True
 ) -> WorkloadRecord:
     namespace, name = key
     address = str(spec.get("address") or "")
     literal = address_of(address)
-    native = "http" in str(labels.get(names.TUNNEL, "")).split(",")
+    native = "http" in labels.get(names.TUNNEL, "").split(",")
     weight = spec.get("weight")
     return WorkloadRecord(
         kind=kind,
@@ -194,6 +196,11 @@ def _own_ports(endpoint: Mapping[str, Any], ports: tuple[tuple[str, int], ...]) 
 
 def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _labels(value: Mapping[str, Any] | None) -> Labels:
+    """Labels are what others are looked up by: they are text, whatever was stored before somebody checked."""
+    return {str(key): str(text) for key, text in (value or {}).items()}
 
 
 def _strings(value: object) -> tuple[str, ...]:

@@ -10,9 +10,12 @@ No I/O and no clock here; informers and resource maps are wired up in `tulle.ist
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from tulle.istiod.index import labels as names
+from tulle.istiod.index.contained import contained
+from tulle.istiod.index.policies import policy_set
 from tulle.istiod.index.reach import AnyPolicy, Reach, policy_reach
 from tulle.istiod.index.records import Change, Kind, ObjectKey, ServiceKey, Uid, WaypointKey, WorkloadRecord
 from tulle.istiod.index.state import (
@@ -26,7 +29,7 @@ from tulle.istiod.index.state import (
     WorkloadTarget,
     waypoints_of,
 )
-from tulle.istiod.index.tables import Tables
+from tulle.istiod.index.tables import Tables, move
 from tulle.istiod.index.tokens import RequestAuthentications
 from tulle.istiod.index.waypoints import Binding, Waypoint, bind_service, bind_workload, waypoint_of
 from tulle.security.identity import Identity
@@ -35,6 +38,8 @@ from tulle.security.model import AuthorizationPolicy, PeerAuthentication, Reques
 from tulle.security.policies import PolicySet
 from tulle.security.views import ServiceView, WaypointView, WorkloadView
 from tulle.security.ztunnel import ZtunnelPolicy
+
+_AS_BEFORE = "it stays as it was"
 
 
 class MeshIndex:
@@ -203,7 +208,7 @@ class MeshIndex:
             return set()
         self._policies_dirty = False
         policies, authentications = self.policies.values(), self.peer_authentications.values()
-        self.policy_set = PolicySet(self.settings, policies, authentications, before=self.policy_set)
+        self.policy_set = policy_set(self.settings, policies, authentications, self.policy_set)
         new = self.policy_set.ztunnel_policies()
         changed = {name for name, policy in new.items() if self.ztunnel_policies.get(name) != policy}
         for name in (gone := self._plain - new.keys()):
@@ -216,8 +221,8 @@ class MeshIndex:
         dirty, self._dirty_gateways = self._dirty_gateways, set()
         changed: set[WaypointKey] = set()
         for key in dirty:
-            record = self.tables.gateways.get(key)
-            new = waypoint_of(record, self.tables.classes.get(record.class_name)) if record else None
+            old = partial(self.waypoints.get, key)
+            new = contained(partial(self._waypoint, key), old, f"Gateway {'/'.join(key)}", _AS_BEFORE)
             if not _replace(self.waypoints, key, new) and not self._settings_changed:
                 continue
             changed.add(key)
@@ -237,12 +242,9 @@ class MeshIndex:
         changed: set[ServiceKey] = set()
         for key in dirty:
             old = self.services.get(key)
-            record = self.tables.services.get(key)
-            namespace = self.tables.namespaces.get(key[0])
-            new = None
-            if record is not None:
-                binding = bind_service(record, namespace, self.waypoints.get, self.settings.waypoint_label_alias)
-                new = ServiceState(record, binding, self.tables.is_canonical(record))
+            new = contained(
+                partial(self._service, key), partial(self.services.get, key), f"service {'/'.join(key)}", _AS_BEFORE
+            )
             if not _replace(self.services, key, new):
                 continue
             changed.add(key)
@@ -252,10 +254,10 @@ class MeshIndex:
 
     def _rebind(self, target: Target, old: Binding | None, new: Binding | None) -> None:
         """Keep the ways back from waypoints to a target, and mark the target at every waypoint that has or had it."""
-        _move(self._looked_at, target, set(old.looked_at if old else ()), set(new.looked_at if new else ()))
+        move(self._looked_at, target, old.looked_at if old else (), new.looked_at if new else ())
         before = {waypoint.key for waypoint in waypoints_of(old)} if old else set()
         after = {waypoint.key for waypoint in waypoints_of(new)} if new else set()
-        _move(self.bound, target, before, after)
+        move(self.bound, target, before, after)
         self._dirty_targets.update((key, target) for key in before | after)
 
     def _flush_workloads(self) -> tuple[set[Uid], set[str]]:
@@ -264,8 +266,7 @@ class MeshIndex:
         policies: set[str] = set()
         for uid in dirty:
             old = self.workloads.get(uid)
-            record = self.tables.workloads.get(uid)
-            new = self._workload(record) if record else None
+            new = contained(partial(self._workload, uid), lambda: None, f"workload {uid}", "it is no part of the mesh")
             if not _replace(self.workloads, uid, new):
                 continue
             changed.add(uid)
@@ -299,11 +300,27 @@ class MeshIndex:
                 changed.add(name)
         return changed
 
-    # --- one workload
+    # --- one object
 
-    def _workload(self, record: WorkloadRecord) -> WorkloadState:
+    def _waypoint(self, key: WaypointKey) -> Waypoint | None:
+        record = self.tables.gateways.get(key)
+        return waypoint_of(record, self.tables.classes.get(record.class_name)) if record else None
+
+    def _service(self, key: ServiceKey) -> ServiceState | None:
+        record = self.tables.services.get(key)
+        if record is None:
+            return None
+        namespace = self.tables.namespaces.get(key[0])
+        binding = bind_service(record, namespace, self.waypoints.get, self.settings.waypoint_label_alias)
+        return ServiceState(record, binding, self.tables.is_canonical(record))
+
+    def _workload(self, uid: Uid) -> WorkloadState | None:
+        record = self.tables.workloads.get(uid)
+        if record is None:
+            return None
         namespace = self.tables.namespaces.get(record.namespace)
-        instance = self._instance_of(record)
+        gateway = record.labels.get(names.GATEWAY_NAME)
+        instance = self.waypoints.get((record.namespace, gateway)) if gateway else None
         binding = bind_workload(
             record, namespace, self.waypoints.get, self.settings.waypoint_label_alias, instance is not None
         )
@@ -321,10 +338,6 @@ class MeshIndex:
             inbound=instance.inbound if instance else None,
             network_gateway=self.tables.networks.of(record.network),
         )
-
-    def _instance_of(self, record: WorkloadRecord) -> Waypoint | None:
-        gateway = record.labels.get(names.GATEWAY_NAME)
-        return self.waypoints.get((record.namespace, gateway)) if gateway else None
 
     def _memberships(self, uid: Uid) -> Iterable[Membership]:
         for key, targets in self.tables.services_of(uid).items():
@@ -388,12 +401,3 @@ def _replace(table: dict[Any, Any], key: Any, new: Any | None) -> bool:
     else:
         table[key] = new
     return True
-
-
-def _move(index: dict[WaypointKey, set[Target]], target: Target, old: set[WaypointKey], new: set[WaypointKey]) -> None:
-    for key in old - new:
-        index[key].discard(target)
-        if not index[key]:
-            del index[key]
-    for key in new - old:
-        index.setdefault(key, set()).add(target)

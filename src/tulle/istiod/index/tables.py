@@ -67,7 +67,7 @@ class Tables:
     def put_gateway(self, key: WaypointKey, new: GatewayRecord | None) -> set[Uid]:
         """Returns the workloads whose network is entered another way now."""
         old = _swap(self.gateways, key, new)
-        _move(self.gateways_of_class, key, (old.class_name,) if old else (), (new.class_name,) if new else ())
+        move(self.gateways_of_class, key, (old.class_name,) if old else (), (new.class_name,) if new else ())
         networks = self.networks.put(key, old, new)
         return {uid for uid, one in self.workloads.items() if one.network in networks} if networks else set()
 
@@ -78,7 +78,7 @@ class Tables:
         takes its place when it goes.
         """
         old = _swap(self._described, source, new)
-        _move(self._descriptions, source, (old.key,) if old else (), (new.key,) if new else ())
+        move(self._descriptions, source, (old.key,) if old else (), (new.key,) if new else ())
         keys = {record.key for record in (old, new) if record is not None}
         touched = set(keys)
         for key in keys:
@@ -90,15 +90,15 @@ class Tables:
 
     def _settle_service(self, key: ServiceKey, new: ServiceRecord | None) -> None:
         old = _swap(self.services, key, new)
-        _move(self.services_in, key, (old.namespace,) if old else (), (new.namespace,) if new else ())
-        _move(self._services_of_host, key, (old.hostname,) if old else (), (new.hostname,) if new else ())
-        _move(self._services_at, key, old.addresses if old else (), new.addresses if new else ())
+        move(self.services_in, key, (old.namespace,) if old else (), (new.namespace,) if new else ())
+        move(self._services_of_host, key, (old.hostname,) if old else (), (new.hostname,) if new else ())
+        move(self._services_at, key, old.addresses if old else (), new.addresses if new else ())
 
     def put_workload(self, uid: Uid, new: WorkloadRecord | None) -> None:
         old = _swap(self.workloads, uid, new)
-        _move(self.workloads_in, uid, (old.namespace,) if old else (), (new.namespace,) if new else ())
-        _move(self.workloads_on, uid, (old.node,) if old else (), (new.node,) if new else ())
-        _move(self._of_kind, uid, (_kind(old),) if old else (), (_kind(new),) if new else ())
+        move(self.workloads_in, uid, (old.namespace,) if old else (), (new.namespace,) if new else ())
+        move(self.workloads_on, uid, (old.node,) if old else (), (new.node,) if new else ())
+        move(self._of_kind, uid, (_kind(old),) if old else (), (_kind(new),) if new else ())
         if old is None or new is None or old.labels != new.labels or old.namespace != new.namespace:
             self._relabel(uid, old, new)
 
@@ -119,9 +119,9 @@ class Tables:
         before = self._members.pop(key, {})
         if members:
             self._members[key] = members
-        _move(self._groups_of_workload, key, tuple(before), tuple(members))
-        _move(self._groups_of_service, key, old.services if old else (), new.services if new else ())
-        _move(self._selecting, key, _selecting(old), _selecting(new))
+        move(self._groups_of_workload, key, tuple(before), tuple(members))
+        move(self._groups_of_service, key, old.services if old else (), new.services if new else ())
+        move(self._selecting, key, _selecting(old), _selecting(new))
 
     # --- asking
 
@@ -219,7 +219,7 @@ def _swap(table: dict[K, V], key: K, new: V | None) -> V | None:
     return old
 
 
-def _move(index: dict[K, set[V]], value: V, old: Iterable[K], new: Iterable[K]) -> None:
+def move(index: dict[K, set[V]], value: V, old: Iterable[K], new: Iterable[K]) -> None:
     """Let `value` be found under the keys `new` and no longer under those of `old` that are not among them."""
     before, after = set(old), set(new)
     for key in before - after:
