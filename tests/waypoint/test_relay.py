@@ -116,6 +116,29 @@ async def test_a_refusal_names_the_resource_and_the_reason() -> None:
     await better
 
 
+async def test_a_verdict_that_comes_late_is_passed_back_all_the_same() -> None:
+    """An Envoy that was busy, or away, for longer than anybody waits: what it took then counts from then on."""
+    asked: list[tuple[str, set[str]]] = []
+    envoys: list[Envoy] = []
+    relay = Relay(
+        lambda: [one.states() for one in envoys],
+        0.05,
+        ask_again=lambda type_url, names: asked.append((type_url, set(names))),
+    )
+    envoys.append(Envoy(relay))
+    envoys[0].subscribe(types.ROUTES, "a")
+    envoys[0].answer()
+    task = await hand_over(relay, types.ROUTES, a=route("a"))
+    with pytest.raises(Rejected, match="has not answered"):
+        await task
+    assert asked == []
+    envoys[0].answer()
+    assert asked == [(types.ROUTES, {"a"})]
+    await (await hand_over(relay, types.ROUTES, a=route("a")))
+    envoys[0].answer()
+    assert len(asked) == 1
+
+
 async def test_without_an_envoy_nothing_is_acknowledged() -> None:
     relay, envoys = relayed(patience=0.05)
     envoys.clear()

@@ -150,6 +150,30 @@ async def test_refusal_reaches_the_server_and_the_rest_is_used(running: Running)
     await end(task)
 
 
+async def test_what_was_refused_for_now_is_sent_again_when_the_client_asks(running: Running) -> None:
+    store = Store(refuse="a")
+    running.addresses.set("a", address("a"))
+    ads = client(running.path, "n", address=store)
+    task = asyncio.create_task(ads.run())
+    async with asyncio.timeout(60):
+        await until(lambda: running.rejected == [("n", "a is not acceptable")])
+        (connection,) = running.ads.connections
+        assert connection.state is not None
+        assert connection.state.rejections()
+        store.refuse = ""
+        ads.ask_again(types.ADDRESS, ["a", "gone"])
+        await store.until("a")
+        await until(
+            lambda: connection.state is not None and connection.state.synced() and not connection.state.rejections()
+        )
+        (state,) = connection.state.states
+        assert state.wildcard
+        assert not state.named
+        running.addresses.remove("a")
+        await store.until()
+    await end(task)
+
+
 async def test_on_demand_by_alias(running: Running) -> None:
     running.addresses.set("uid/a", address("a"), aliases=["net/10.0.0.1"])
     running.addresses.set("uid/b", address("b"), aliases=["net/10.0.0.2"])

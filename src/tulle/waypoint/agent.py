@@ -45,7 +45,7 @@ class Waypoint:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._relay = Relay(self._readers)
+        self._relay = Relay(self._readers, ask_again=self._ask_again)
         ca = CaClient(settings.ca, settings.root_cert_path, settings.token_path, cluster_id=settings.cluster_id)
         self._certificates = CertificateManager(ca, impersonate=False)
         self._certificates.want(settings.identity)
@@ -92,6 +92,9 @@ class Waypoint:
     def _readers(self) -> Iterable[Mapping[str, TypeState]]:
         streams = (connection.state for connection in self._local.connections)
         return [{state.type_url: state for state in stream.states} for stream in streams if stream is not None]
+
+    def _ask_again(self, type_url: str, names: Iterable[str]) -> None:
+        self._istiod.ask_again(type_url, names)
 
     def pending(self) -> tuple[str, ...]:
         """What is missing before traffic can be served."""

@@ -5,6 +5,8 @@ The last answer of istiod stays in these collections, so an Envoy that restarts 
 istiod counts on an acknowledgement: it lets node proxies trust a waypoint only once the waypoint enforces what it was sent. So an answer
 of istiod is acknowledged when Envoy has taken it, and refused in Envoy's own words when Envoy refused it. What Envoy has not asked for
 (the endpoints of a cluster, the routes of a listener that it does not have) it does not use, so it has nothing to say about it.
+An Envoy that is away or busy for long must not keep everything else from being told, so its answer is refused for the time being; once
+Envoy has taken it all the same, istiod is asked to send it again, and hears so.
 """
 
 from __future__ import annotations
@@ -28,15 +30,23 @@ _PATIENCE = 20.0
 Readers = Callable[[], Iterable[Mapping[str, TypeState]]]
 """For each open stream of an Envoy, the state of each type that it reads."""
 
+AskAgain = Callable[[str, Iterable[str]], None]
+"""Have istiod send resources of a type once more."""
+
 
 class Relay:
     """The collections that istiod fills and Envoy reads. Call `answered` whenever Envoy has answered, or has left."""
 
-    def __init__(self, readers: Readers, patience: float = _PATIENCE) -> None:
+    def __init__(
+        self, readers: Readers, patience: float = _PATIENCE, *, ask_again: AskAgain = lambda _type_url, _names: None
+    ) -> None:
         self.maps: Mapping[str, ResourceMap] = {type_url: ResourceMap(type_url) for type_url in RELAYED}
         self._readers = readers
         self._patience = patience
+        self._ask_again = ask_again
         self._answered = asyncio.Event()
+        self._late: dict[str, set[str]] = {}
+        """What was refused only because Envoy said nothing, by type."""
 
     def subscriptions(self) -> Mapping[str, Subscription]:
         """How to ask istiod: for everything of each type, since what it offers this waypoint is only what is this waypoint's."""
@@ -45,6 +55,8 @@ class Relay:
     def answered(self) -> None:
         """Envoy has answered something, or a stream of it ended."""
         self._answered.set()
+        for type_url in [one for one, names in self._late.items() if self._settled(one, frozenset(names))]:
+            self._ask_again(type_url, self._late.pop(type_url))
 
     async def verdict(self, type_url: str, names: Iterable[str]) -> None:
         """Wait until Envoy has taken the resources of these names as they stand. Raises Rejected when it refuses one."""
@@ -55,6 +67,7 @@ class Relay:
                     self._answered.clear()
                     await self._answered.wait()
         except TimeoutError:
+            self._late.setdefault(type_url, set()).update(wanted)
             raise Rejected(f"the waypoint's Envoy has not answered within {self._patience:g} seconds") from None
         refused = self._refused(type_url, wanted)
         if refused:

@@ -120,6 +120,10 @@ class AdsClient:
         """Add names (or aliases) to a type's subscription, now and on later streams."""
         self._send(self._state.subscribe(type_url, names))
 
+    def ask_again(self, type_url: str, names: Iterable[str]) -> None:
+        """Have resources of a type that is followed as a whole sent once more, say because what stood against them is over."""
+        self._send(self._state.ask_again(type_url, names))
+
     def unsubscribe(self, type_url: str, names: Iterable[str]) -> None:
         """Leave names; the handler is not told of the resources that are thereby forgotten."""
         self._send(self._state.unsubscribe(type_url, names))

@@ -91,6 +91,16 @@ class ClientState:
             return []
         return [discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=new)]
 
+    def ask_again(self, type_url: str, names: Iterable[str]) -> list[discovery_pb2.DeltaDiscoveryRequest]:
+        """Have resources of a type that is followed as a whole sent once more; the requests to send, if a stream is open."""
+        if not self._connected:
+            return []
+        state = self._types[type_url]
+        request = discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=sorted(set(names)))
+        # Only to ask, not to follow them by name from now on.
+        request.resource_names_unsubscribe.extend(sorted(set(names) - state.names))
+        return [request]
+
     def unsubscribe(self, type_url: str, names: Iterable[str]) -> list[discovery_pb2.DeltaDiscoveryRequest]:
         """Leave names; what no other subscription covers is forgotten."""
         state = self._types[type_url]
