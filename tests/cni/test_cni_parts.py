@@ -21,7 +21,7 @@ from tulle.cluster.node.network.namespaces import pod_processes
 from tulle.cni.agent import Agent
 from tulle.cni.enrolment import DATAPLANE_MODE, Redirection
 from tulle.cni.install import InstallError, chained, entry, install, program
-from tulle.cni.netns import PodNetns, find, uid_pattern
+from tulle.cni.netns import PodNetns, _processes, belongs_to, find
 from tulle.cni.plugin_api import AddRequest, BadRequestError, parse
 from tulle.cni.probes import host_ruleset
 from tulle.cni.rules import pod_ruleset
@@ -30,6 +30,7 @@ from tulle.kube.objects import Namespace, Pod, PodSpec, PodStatus
 
 UID = "0f7c1c7e-9d3e-4f4e-8a51-3d0f6a6b7c8d"
 FLAT = UID.replace("-", "_")
+OTHER = "5b1f6d0a-37c1-4e0a-9a59-1d2f3e4a5b6c"
 
 
 @pytest.mark.parametrize(
@@ -48,11 +49,24 @@ FLAT = UID.replace("-", "_")
         (f"0::/kubepods/pod{UID}0/abc", False),
         (f"0::/kubepods/pod{UID[:-1]}/abc", False),
         (f"0::/kubepods/x{UID}/abc", False),
+        (f"0::/kubepods/pod{OTHER}/abc/pod{UID}", False),
+        (
+            f"0::/../../kubepods-pod{OTHER.replace('-', '_')}.slice/cri-containerd-abc.scope/kubepods-pod{FLAT}.slice",
+            False,
+        ),
+        (f"1:memory:/kubepods/pod{OTHER}/abc\n0::/pod{UID}", False),
+        (f"1:memory:/kubepods/pod{UID}/abc\n0::/kubepods/pod{UID}/abc", True),
         ("0::/user.slice", False),
     ],
 )
 def test_cgroup_shapes(line: str, found: bool) -> None:
-    assert bool(uid_pattern(UID).search(line)) is found
+    assert belongs_to(UID)(line) is found
+
+
+def test_what_is_above_the_agent_is_no_pod_of_this_node() -> None:
+    own = f"1:memory:/kubepods/pod{OTHER}/node/kubepods/podagent/abc\n0::/"
+    assert belongs_to(UID, own)(f"1:memory:/kubepods/pod{OTHER}/node/kubepods/pod{UID}/abc\n0::/../pod{UID}")
+    assert not belongs_to(OTHER, own)(f"1:memory:/kubepods/pod{OTHER}/node/kubepods/pod{UID}/abc\n0::/../pod{UID}")
 
 
 def test_processes_that_share_the_agents_namespace_are_not_a_pods(tmp_path: Path) -> None:
@@ -78,6 +92,17 @@ def test_a_pods_namespace_is_that_of_its_oldest_process(tmp_path: Path, monkeypa
     found.close()
     assert found.inode == (tmp_path / "18/ns/net").stat().st_ino
     assert [p.name for p in pod_processes(UID, tmp_path)] == ["18", "17", "19"]
+
+
+def test_a_pod_cannot_pose_as_another_by_the_name_of_a_cgroup(tmp_path: Path) -> None:
+    """Its process may be older than any of the other pod."""
+    for pid, pod, began in ((17, f"{OTHER}/abc/pod{UID}", 1000), (18, UID, 2000)):
+        process = tmp_path / str(pid)
+        process.mkdir()
+        (process / "cgroup").write_text(f"0::/kubepods/pod{pod}/abc\n")
+        (process / "stat").write_text(f"{pid} (a) S {' '.join(['0'] * 18)} {began} 0\n")
+    assert [one.name for one in _processes(tmp_path, UID)] == ["18"]
+    assert [one.name for one in pod_processes(UID, tmp_path)] == ["18"]
 
 
 def test_only_network_namespaces_are_adopted() -> None:

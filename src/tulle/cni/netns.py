@@ -5,14 +5,16 @@ reachable whatever happens to paths, and which is also what ztunnel is handed. c
 uid alone, because their shape differs: ``/kubepods/pod<uid>/…``, ``/kubepods.slice/kubepods-burstable.slice/kubepods-
 burstable-pod<uid with underscores>.slice/…``, with or without prefixes of the reader's own cgroup namespace
 (``/../..``). A pod's process can make itself a namespace of its own (with a user namespace it needs no right for that);
-the pod's is that of its oldest process, which was there before any that the pod has a say in.
+the pod's is that of its oldest process, which was there before any that the pod has a say in. It can likewise make
+cgroups of any name below its own, or in a tree that the runtime does not use, but not get out of its own.
 """
 
 import asyncio
 import fcntl
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tulle.cni.rules import REMOVAL, ROUTE, ROUTE_RULE, ROUTE_TABLE, RULE_PREFER
 
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
+_POD_UID = "[0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12}"
 #: In a shell inside a namespace: whether it speaks IPv6, and so can have routes of it.
 _HAS_IPV6 = "ip -6 addr show dev lo | grep -q inet6"
 
@@ -71,14 +74,43 @@ def find(proc: Path, uid: str) -> PodNetns | None:
     return None
 
 
-def uid_pattern(uid: str) -> re.Pattern[str]:
-    """Matches a line of /proc/<pid>/cgroup that belongs to the pod, in any of the shapes that runtimes use."""
+def belongs_to(uid: str, own: str = "") -> Callable[[str], bool]:
+    """Tells from a process's /proc/<pid>/cgroup whether it is the pod's, in any of the shapes that runtimes use.
+
+    In each path the first name of a pod counts, and all paths must name the same. ``own``: the reader's own
+    /proc/self/cgroup; what is above both is no pod of this node, but one that the node itself runs in.
+    """
     plain, underscored = re.escape(uid), re.escape(uid.replace("-", "_"))
-    return re.compile(rf"(?:^|[/-])pod(?:{plain}|{underscored})(?:\.slice)?(?:/|:|$)", re.MULTILINE)
+    pod = re.compile(rf"(?:^|[/-])pod({_POD_UID}|{plain}|{underscored})(?:\.slice)?(?=[/:]|$)")
+    above = dict(_paths(own))
+
+    def look(cgroups: str) -> bool:
+        below = (_below(path, above.get(tree, "")) for tree, path in _paths(cgroups))
+        named = {_bare(found[1]) for path in below if (found := pod.search(path)) is not None}
+        return named == {_bare(uid)}
+
+    return look
+
+
+def _bare(uid: str) -> str:
+    return uid.replace("-", "").replace("_", "")
+
+
+def _paths(cgroups: str) -> Iterator[tuple[str, str]]:
+    """Each tree of cgroups, and the path in it."""
+    for line in cgroups.split("\n"):
+        number, _, rest = line.partition(":")
+        yield number, rest.partition(":")[2]
+
+
+def _below(path: str, other: str) -> str:
+    """The part of a path that it does not share with another's beginning."""
+    pairs = itertools.zip_longest(path.split("/"), other.split("/"))
+    return "/" + "/".join(mine for mine, _ in itertools.dropwhile(lambda pair: pair[0] == pair[1], pairs) if mine)
 
 
 def _processes(proc: Path, uid: str) -> Iterator[Path]:
-    wanted = uid_pattern(uid)
+    is_of_pod = belongs_to(uid, Path("/proc/self/cgroup").read_text())
     found = []
     for entry in proc.iterdir():
         if not entry.name.isdigit():
@@ -87,7 +119,7 @@ def _processes(proc: Path, uid: str) -> Iterator[Path]:
             cgroups = (entry / "cgroup").read_text()
         except OSError:
             continue  # ended meanwhile
-        if wanted.search(cgroups):
+        if is_of_pod(cgroups):
             found.append(entry)
     yield from sorted(found, key=_began)
 

@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 
 from tulle.cluster.node.network.commands import CommandError, run
+from tulle.cluster.node.runtime import cgroups
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,17 +70,17 @@ def _drop(path: Path) -> None:
 
 def pod_processes(uid: str, proc: Path = Path("/proc")) -> list[Path]:
     """``/proc/<pid>`` of every process in the pod's cgroup, the oldest first: a younger one may have made itself a
-    network namespace that is not the pod's.
+    network namespace that is not the pod's. What is called like a pod below another's cgroup is that other pod's work.
     """
-    wanted = re.compile(rf"/pod{re.escape(uid)}(/|$)", re.MULTILINE)
+    wanted = re.compile(rf"^0::(?:/\.\.)*{re.escape(cgroups.pod_path(uid))}(?:/|$)", re.MULTILINE)
     found = []
     for entry in proc.iterdir():
         if entry.name.isdigit():
             try:
-                cgroups = (entry / "cgroup").read_text()
+                paths = (entry / "cgroup").read_text()
             except OSError:
                 continue  # ended meanwhile
-            if wanted.search(cgroups):
+            if wanted.search(paths):
                 found.append(entry)
     return sorted(found, key=_began)
 
