@@ -105,6 +105,19 @@ def test_a_pod_cannot_pose_as_another_by_the_name_of_a_cgroup(tmp_path: Path) ->
     assert [one.name for one in pod_processes(UID, tmp_path)] == ["18"]
 
 
+def test_names_that_are_no_text_hide_no_pod(tmp_path: Path) -> None:
+    """A process may call itself, and with a user namespace a cgroup, by any bytes."""
+    for pid, pod, name in ((17, UID, b"a\xff"), (18, OTHER, b"b")):
+        process = tmp_path / str(pid)
+        process.mkdir()
+        (process / "cgroup").write_bytes(
+            b"0::/kubepods/pod%b/abc/%b\n" % (pod.encode(), b"\xff" if pod == OTHER else b"")
+        )
+        (process / "stat").write_bytes(b"%d (%b) S %b 1000 0\n" % (pid, name, b" ".join([b"0"] * 18)))
+    assert [one.name for one in _processes(tmp_path, UID)] == ["17"]
+    assert [one.name for one in pod_processes(UID, tmp_path)] == ["17"]
+
+
 def test_only_network_namespaces_are_adopted() -> None:
     with pytest.raises(Exception, match="not a network namespace"):
         PodNetns.adopt(_descriptor("/proc/self/ns/mnt"))

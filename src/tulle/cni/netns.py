@@ -116,7 +116,7 @@ def _processes(proc: Path, uid: str) -> Iterator[Path]:
         if not entry.name.isdigit():
             continue
         try:
-            cgroups = (entry / "cgroup").read_text()
+            cgroups = (entry / "cgroup").read_text(errors="replace")
         except OSError:
             continue  # ended meanwhile
         if is_of_pod(cgroups):
@@ -127,7 +127,7 @@ def _processes(proc: Path, uid: str) -> Iterator[Path]:
 def _began(process: Path) -> int:
     """When it began, in clock ticks since boot: pids go round, so a lower one is not an older one. 0 if it has ended."""
     try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+        return int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except OSError:
         return 0
 

@@ -99,7 +99,7 @@ def start_time(pid: int) -> int | None:
     A pid alone is not a name: it is reused. A pid with its start time is.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()

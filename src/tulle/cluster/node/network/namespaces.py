@@ -77,7 +77,7 @@ def pod_processes(uid: str, proc: Path = Path("/proc")) -> list[Path]:
     for entry in proc.iterdir():
         if entry.name.isdigit():
             try:
-                paths = (entry / "cgroup").read_text()
+                paths = (entry / "cgroup").read_text(errors="replace")
             except OSError:
                 continue  # ended meanwhile
             if wanted.search(paths):
@@ -88,7 +88,7 @@ def pod_processes(uid: str, proc: Path = Path("/proc")) -> list[Path]:
 def _began(process: Path) -> int:
     """Clock ticks since boot, because pids go round; 0 if it has ended."""
     try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+        return int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     except OSError:
         return 0
 
