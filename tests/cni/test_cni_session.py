@@ -66,6 +66,17 @@ def test_snapshot_then_end_of_snapshot_then_changes() -> None:
     assert session.next({}, 0) == Request(Kind.DEL, "a")
 
 
+def test_a_refused_workload_that_has_left_is_taken_back() -> None:
+    """ztunnel may hold the namespace all the same: it refuses, too, what it has taken and does not serve yet."""
+    session = live()
+    session.next({"a": workload("a")}, 0)
+    session.received(ack("Envoy does not listen"), 0)
+    assert session.next({}, 0) == Request(Kind.DEL, "a")
+    session.received(ack("not known"), 0)
+    assert session.next({}, 0) is None
+    assert session.next_retry() is None
+
+
 def test_a_refused_workload_is_tried_again_later_and_does_not_hold_up_the_snapshot() -> None:
     session = Session()
     session.received(HELLO, 0)

@@ -153,11 +153,10 @@ class Session:
         self.phase, self.problem, self._in_flight = Phase.CLOSED, problem, None
 
     def _difference(self, desired: Mapping[str, Workload], now: float) -> Request | None:
-        for uid in self._accepted:
+        # Of a refused one too: ztunnel may hold its namespace without serving it yet.
+        for uid in (*self._accepted, *self._refused):
             if uid not in desired:
                 return Request(Kind.DEL, uid)
-        for uid in [u for u in self._refused if u not in desired]:
-            del self._refused[uid]
         for uid, workload in desired.items():
             if self._accepted.get(uid) == workload.generation:
                 continue
@@ -173,6 +172,7 @@ class Session:
         if workload is None:
             # A refused DEL leaves nothing to hold on to: the pod is gone, and asking again would never end.
             self._accepted.pop(request.uid, None)
+            self._refused.pop(request.uid, None)
             return None
         if not error:
             self._accepted[workload.uid] = workload.generation
