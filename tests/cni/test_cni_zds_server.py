@@ -1,17 +1,22 @@
 """The ZDS server's sockets: a ztunnel that hangs, speaks nonsense, or finds a socket left behind."""
 
 import asyncio
+import errno
 import os
 import socket
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from cni.zds_client import FakeZtunnel, readable
+from tulle.cni import sockets
+from tulle.cni.agent import Agent
 from tulle.cni.netns import PodNetns
+from tulle.cni.plugin_api import PluginServer
 from tulle.cni.zds.server import ZdsServer, ZtunnelRefusedError
 from tulle.cni.zds.session import Workload
 
@@ -60,6 +65,35 @@ async def test_why_a_pod_is_not_accepted_is_told(path: Path) -> None:
 def leave_a_file_behind(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("of an earlier agent")
+
+
+async def test_a_connection_that_cannot_be_accepted_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, [OSError(errno.EMFILE, "Too many open files")]
+
+    async def failing(listener: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise failures.pop()
+        return await accept(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", failing)
+    monkeypatch.setattr(sockets, "AGAIN_SECONDS", 0.01)
+    plugin = PluginServer(path.with_name("plugin.sock"), cast(Agent, None))
+    async with ZdsServer(path).serve():
+        ztunnel = FakeZtunnel(path)
+        running = asyncio.create_task(ztunnel.run())
+        async with asyncio.timeout(60):
+            await ztunnel.until(lambda z: z.log)
+        running.cancel()
+    failures.append(OSError(errno.EMFILE, "Too many open files"))
+    async with plugin.serve():
+        async with asyncio.timeout(60):
+            reader, writer = await asyncio.open_unix_connection(path.with_name("plugin.sock"))
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+        writer.close()
 
 
 async def test_nonsense_closes_that_connection_only(path: Path) -> None:

@@ -90,10 +90,7 @@ class PluginServer:
             listener.close()
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            link, _ = await loop.sock_accept(listener)
-            link.setblocking(False)
+        async for link in sockets.accepted(listener):
             task = asyncio.create_task(self._one(link))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

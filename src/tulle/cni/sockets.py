@@ -5,11 +5,17 @@ messages that carry descriptors.
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+#: Seconds until it is tried again when a connection could not be accepted.
+AGAIN_SECONDS = 0.5
 _FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+
+log = structlog.get_logger("tulle.cni")
 
 
 def listen(path: Path, kind: int, backlog: int) -> socket.socket:
@@ -24,6 +30,20 @@ def listen(path: Path, kind: int, backlog: int) -> socket.socket:
         os.umask(previous)
     listener.listen(backlog)
     return listener
+
+
+async def accepted(listener: socket.socket) -> AsyncIterator[socket.socket]:
+    """Each new connection, forever. One that cannot be accepted now (no file descriptor is left, say) waits, and is not the last."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            link, _ = await loop.sock_accept(listener)
+        except OSError as error:
+            log.warning("connections wait to be accepted", socket=listener.getsockname(), error=str(error))
+            await asyncio.sleep(AGAIN_SECONDS)
+            continue
+        link.setblocking(False)
+        yield link
 
 
 def closing(link: socket.socket) -> Callable[[asyncio.Task[Any]], None]:

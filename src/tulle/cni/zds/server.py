@@ -122,11 +122,8 @@ class ZdsServer:
             listener.close()
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
-            while True:
-                link, _ = await loop.sock_accept(listener)
-                link.setblocking(False)
+            async for link in sockets.accepted(listener):
                 self._accepted_count += 1
                 task = group.create_task(self._serve_one(_Connection(link, self._accepted_count)))
                 task.add_done_callback(sockets.closing(link))
