@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from ipaddress import ip_address
 
@@ -19,6 +20,7 @@ from tulle.ztunnel.config.access import Access
 from tulle.ztunnel.config.destination import Here
 from tulle.ztunnel.config.local_access import LocalAccess
 from tulle.ztunnel.configurator import Configurator
+from tulle.ztunnel.netns import made_inside
 from tulle.ztunnel.policy.convert import Policy, Scope
 from tulle.ztunnel.policy.decide import Effective, decide
 from tulle.ztunnel.policy.terms import Constant, IdentityMatches, Peer
@@ -121,7 +123,7 @@ async def test_the_watch_closes_once_and_only_what_is_forbidden() -> None:
     watch.stop()
 
 
-async def test_what_could_not_be_closed_is_tried_again_and_not_said_to_be_closed() -> None:
+async def test_what_could_not_be_closed_is_not_said_to_be_closed() -> None:
     table = OpenConnections()
     table.add(connection(A, 1))
     tried: list[Connection] = []
@@ -132,12 +134,47 @@ async def test_what_could_not_be_closed_is_tried_again_and_not_said_to_be_closed
 
     now = {"uid": LocalAccess(access(deny=[A]), None, frozenset())}
     watch = PolicyWatch(now, table, close)
-    for times in (1, 2):
-        watch.changed("uid")
-        await asyncio.sleep(0.15)
-        assert tried == [connection(A, 1)] * times
+    watch.changed("uid")
+    await asyncio.sleep(0.15)
+    assert tried == [connection(A, 1)]
+    assert watch.pending
+    watch.stop()
     line = Line("TcpConnectionEnd", "hbone", "uid", app_local="10.0.0.2:1", app_remote="10.0.0.2:80")
     assert table.remove(line) == (connection(A, 1), "")
+
+
+async def test_what_could_not_be_closed_is_tried_again_without_a_further_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tulle.ztunnel.traffic.watch.AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("tulle.ztunnel.traffic.revoked.AGAIN_SECONDS", 0.01)
+    table, tried = OpenConnections(), []
+    flow = dataclasses.replace(FLOWS[A], serials=frozenset({7}))
+    table.add(Connection(connection(A).key, "s", flow, ("10.0.0.2:15008", "10.0.0.1:1")))
+
+    def close(_: str, found: Sequence[object]) -> None:
+        tried.extend(found)
+        if len(tried) % 2:
+            raise OSError("too many open files")
+
+    watch = PolicyWatch({"uid": LocalAccess(access(deny=[A]), None, frozenset())}, table, close)
+    watch.changed("uid")
+    await asyncio.sleep(0.25)
+    assert len(tried) == 2
+    assert not watch.pending
+    revoked = RevocationWatch(table, lambda: ["uid"], lambda _: [Ends(("10.0.0.2", 15008), ("10.0.0.1", 1))], close)
+    revoked.revoke(frozenset({7}))
+    await asyncio.sleep(SETTLE_SECONDS + 0.2)
+    assert len(tried) == 4
+
+
+def test_without_a_thread_a_namespace_cannot_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(OSError, match="can't start new thread"):
+        made_inside(-1, socket.socket)
 
 
 @pytest.mark.parametrize(
@@ -404,3 +441,4 @@ async def test_of_tunnels_that_could_not_be_closed_it_is_not_said_that_they_were
     watch.revoke(frozenset({7}))
     await asyncio.sleep(SETTLE_SECONDS + 0.1)
     assert len(table.inbound("uid")) == 1, "a change of policy may close it"
+    watch.stop()

@@ -10,6 +10,7 @@ A socket of this process in another namespace is made by a thread that goes ther
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import os
 import socket
@@ -101,7 +102,10 @@ def made_inside(netns: int, make: Callable[[], socket.socket]) -> socket.socket:
             failed.append(error)
 
     thread = threading.Thread(target=enter, name="enter-netns")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"no thread to enter a network namespace with: {error}") from error
     thread.join()
     if failed:
         raise failed[0]

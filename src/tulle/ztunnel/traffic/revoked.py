@@ -21,6 +21,8 @@ _log = structlog.get_logger("tulle.ztunnel")
 CLOSED: Final = "connection closed: the peer's certificate is revoked"
 #: Seconds after a change, in which Envoy takes the new lists and tells of what it has let in by the former ones.
 SETTLE_SECONDS: Final = 0.5
+#: Seconds until what could not be closed is tried again.
+AGAIN_SECONDS: Final = 2.0
 
 
 class RevocationWatch:
@@ -44,8 +46,13 @@ class RevocationWatch:
         """These are all that are revoked now."""
         more = not serials <= self._revoked
         self._revoked = serials
-        if more and self._due is None:
-            self._due = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._look)
+        if more:
+            self._later(SETTLE_SECONDS)
+
+    def _later(self, seconds: float) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        self._due = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def stop(self) -> None:
         if self._due is not None:
@@ -58,6 +65,7 @@ class RevocationWatch:
                 self._look_at(pod)
             except (CannotCloseError, OSError) as error:
                 _log.error("tunnels stay open", pod=pod, reason=str(error))
+                self._later(AGAIN_SECONDS)
 
     def _look_at(self, pod: str) -> None:
         tunnelled = [c for c in self._connections.of(pod) if c.tunnel is not None]

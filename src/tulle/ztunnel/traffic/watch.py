@@ -23,6 +23,8 @@ CLOSED: Final = "connection closed due to policy change"
 #: Seconds after a change, and further seconds for policies to arrive.
 SETTLE_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 0.6
+#: Seconds until what could not be closed is tried again.
+AGAIN_SECONDS: Final = 2.0
 
 
 class PolicyWatch:
@@ -78,17 +80,19 @@ class PolicyWatch:
             reason = objection(found.access, peer, patient=patient) if peer is not None else ""
             if reason:
                 refused.append((connection, reason))
-        if refused:
-            self._end(pod, refused)
-        if patient and found.access.policies.unknown:
+        if refused and not self._end(pod, refused):
+            self._later(pod, AGAIN_SECONDS, patient=patient)
+        elif patient and found.access.policies.unknown:
             self._later(pod, PATIENCE_SECONDS, patient=False)
 
-    def _end(self, pod: str, refused: Sequence[tuple[Connection, str]]) -> None:
+    def _end(self, pod: str, refused: Sequence[tuple[Connection, str]]) -> bool:
+        """Whether all of them could be closed."""
         try:
             self._close(pod, [connection for connection, _ in refused])
         except (CannotCloseError, OSError) as error:
             _log.error("connections stay open", pod=pod, connections=len(refused), reason=str(error))
-            return
+            return False
         for connection, reason in refused:
             self._connections.closing(connection, f"{CLOSED}: {reason}")
         _log.info(CLOSED, pod=pod, connections=len(refused))
+        return True
