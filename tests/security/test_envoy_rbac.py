@@ -245,3 +245,25 @@ def test_headers_that_are_no_headers_of_their_own(name: str, value: str, allowed
     assert rbac_allows(policies, request) is allowed
     assert decide(policies, request).allowed is allowed
     assert allows(policies, request) is allowed
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        ("Bearer *", "Basic eA==,Bearer x"),
+        ("Bearer *", "Basic eA==, Bearer x, Basic eA=="),
+        ("Bearer *", "Basic eA==,Bearer \udcff"),
+        ("Bearer *", "Bearer ,Basic eA=="),
+        ("* x", "Basic eA==, x ,Basic eA=="),
+    ],
+)
+def test_a_joined_value_hides_no_element_from_a_pattern_with_a_space_at_its_star(value: str, sent: str) -> None:
+    """Envoy joins what is repeated of Authorization with a comma."""
+    when = [{"key": "request.headers[authorization]", "values": [value]}]
+    gateway = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}
+    denying = world.policy({"action": "DENY", "rules": [{"when": when}], "targetRefs": [gateway]})
+    policies = PolicySet(MeshSettings(), [denying])
+    request = world.request("test/default", via=world.WAYPOINT, call=world.http("GET /", {"authorization": sent}))
+    assert not rbac_allows(policies, request)
+    assert not decide(policies, request).allowed
+    assert not allows(policies, request)

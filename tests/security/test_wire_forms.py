@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tulle.security.decision import allows, decide
 from tulle.security.envoy_match import Inputs, permission, principal
@@ -14,7 +16,14 @@ from tulle.security.envoy_rbac import http_filters
 from tulle.security.evaluation import CompiledPolicy, Dialect, Facts
 from tulle.security.gate import gate_for
 from tulle.security.lifting import for_service_ports, no_common_allow, qualify, waypoint_only
-from tulle.security.match import ascii_lower, element_regex, header_elements, read_network
+from tulle.security.match import (
+    ascii_lower,
+    element_predicate,
+    element_regex,
+    header_elements,
+    read_network,
+    string_predicate,
+)
 from tulle.security.mesh import MeshSettings
 from tulle.security.model import AuthorizationPolicy, Condition, Meta, Operation, Rule, Source
 from tulle.security.paths import template_problem
@@ -45,8 +54,8 @@ def _matcher(policy: AuthorizationPolicy, part: str) -> Any:
         ("a", ("a",)),
         (" a ", (" a ",)),
         ("a,b", ("a,b", "a", "b")),
-        ("a, X\t,b", ("a, X\t,b", "a", "X", "b")),
-        (",", (",", "", "")),
+        ("a, X\t,b", ("a, X\t,b", "a", "X", "X\t", " X", "b")),
+        (",", (",", "")),
         ("a,\x0bb", ("a,\x0bb", "a", "\x0bb")),
     ],
 )
@@ -54,7 +63,7 @@ def test_elements_of_a_header(value: str, elements: tuple[str, ...]) -> None:
     assert header_elements(value) == elements
 
 
-@pytest.mark.parametrize("pattern", ["*", "a,b", " a", "a\t", "* a", "a ,*", ""])
+@pytest.mark.parametrize("pattern", ["*", "a,b", " a", "a\t", " a*", "*a ", "a ,*", ""])
 def test_patterns_that_only_a_whole_value_matches(pattern: str) -> None:
     assert element_regex(pattern) is None
 
@@ -67,6 +76,8 @@ def test_patterns_that_only_a_whole_value_matches(pattern: str) -> None:
         ("\x0ba", ("\x0ba", "x, \x0ba"), ("a", "x,a")),
         ("a*", ("a", "abc,x", "x, abc , y"), ("ba", "x,ba", "xa,y")),
         ("*a", ("a", "bca,x", "x, bca , y"), ("ab", "x,ab", "ax,y")),
+        ("a *", ("a b", "x, a b", "a ,x", "x,a  b"), ("a", "x,ab", "a,x")),
+        ("* a", ("b a", "b a ,x", "x, a,y", "x, b a"), ("a", "x,ba", "x,a")),
     ],
 )
 def test_expression_of_an_element(pattern: str, hits: tuple[str, ...], misses: tuple[str, ...]) -> None:
@@ -74,6 +85,23 @@ def test_expression_of_an_element(pattern: str, hits: tuple[str, ...], misses: t
     assert regex is not None
     assert [text for text in hits if not re.fullmatch(from_re2(regex), text)] == []
     assert [text for text in misses if re.fullmatch(from_re2(regex), text)] == []
+    matches = element_predicate(pattern)
+    assert [text for text in hits if not matches(text)] == []
+    assert [text for text in misses if matches(text)] == []
+
+
+#: Envoy has taken the blanks around a whole value away before it looks at it.
+_VALUES = st.text(st.sampled_from("ab ,\t"), max_size=7).map(lambda text: text.strip(" \t"))
+
+
+@given(st.text(st.sampled_from("ab *,\t"), min_size=1, max_size=4), _VALUES)
+def test_an_element_is_matched_by_the_expression_and_the_predicate_alike(pattern: str, value: str) -> None:
+    regex = element_regex(pattern)
+    whole = string_predicate(pattern)(value)
+    expected = whole or (regex is not None and re.fullmatch(from_re2(regex), value) is not None)
+    assert element_predicate(pattern)(value) is expected
+    # What rules are found by must lead to every rule that matches.
+    assert not expected or any(string_predicate(pattern)(text) for text in header_elements(value))
 
 
 # -- Envoy -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from .identity import Identity
 from .match import (
     Predicate,
+    element_predicate,
     exact_predicate,
     glob_predicate,
     header_elements,
@@ -195,8 +196,11 @@ class CompiledPolicy:
 
 def _compile_group(group: Group, namespace: str, dialect: Dialect, denies: bool) -> CompiledGroup:
     def compiled(term: Term) -> CompiledTerm:
-        read = _elements if by_element(term, denies) else candidates_of(term.attribute)
-        return CompiledTerm(term, predicates(term, namespace, dialect), read)
+        if by_element(term, denies):
+            found = tuple(element_predicate(value) for value in term.values)
+        else:
+            found = predicates(term, namespace, dialect)
+        return CompiledTerm(term, found, candidates_of(term.attribute))
 
     return CompiledGroup(tuple(tuple(compiled(term) for term in entry.terms) for entry in group.entries))
 

@@ -10,7 +10,7 @@ import enum
 import ipaddress
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -169,12 +169,41 @@ def read_service_account(value: str, policy_namespace: str) -> tuple[str, str]:
     return (namespace, name) if slash else (policy_namespace, value)
 
 
+_BLANKS = " \t"
+_TRIM: Mapping[StringForm, Callable[[str, str], str]] = {
+    StringForm.EXACT: str.strip,
+    StringForm.PREFIX: str.lstrip,
+    StringForm.SUFFIX: str.rstrip,
+}
+"""Blanks beside an element are no part of it, so a pattern is held against it without those at the ends that it fixes."""
+
+
 def header_elements(value: str) -> tuple[str, ...]:
-    """A header's value, and if it is a list its elements too: repeating a header and joining with commas say the same
-    (RFC 9110, 5.3), and proxies turn the one into the other."""
+    """A header's value, and if it is a list its elements too, trimmed in each way in which a pattern may want them: repeating a
+    header and joining with commas say the same (RFC 9110, 5.3), and proxies turn the one into the other."""
     if "," not in value:
         return (value,)
-    return (value, *(part.strip(" \t") for part in value.split(",")))
+    parts = value.split(",")
+    return tuple(dict.fromkeys((value, *(trim(part, _BLANKS) for part in parts for trim in _TRIM.values()))))
+
+
+def _of_an_element(read: StringMatch) -> bool:
+    """Whether an element can match a pattern, and not only a whole value."""
+    if read.form is StringForm.PRESENCE or not read.value or "," in read.value:
+        return False
+    return _TRIM[read.form](read.value, _BLANKS) == read.value
+
+
+@lru_cache(maxsize=4096)
+def element_predicate(pattern: str) -> Predicate:
+    """Whether a header's value matches, or if it is a list one of its elements."""
+    matches, read = string_predicate(pattern), read_string(pattern)
+    if not _of_an_element(read):
+        return matches
+    trim = _TRIM[read.form]
+    return lambda value: (
+        matches(value) or ("," in value and any(matches(trim(part, _BLANKS)) for part in value.split(",")))
+    )
 
 
 def element_regex(pattern: str) -> str | None:
@@ -183,7 +212,7 @@ def element_regex(pattern: str) -> str | None:
     It is one for RE2 only: what stands beside the element is any bytes (``\\C``), for a dot would be valid UTF-8 and let a single
     other byte hide the element."""
     read = read_string(pattern)
-    if read.form is StringForm.PRESENCE or not read.value or "," in read.value or read.value != read.value.strip(" \t"):
+    if not _of_an_element(read):
         return None
     before = r"\C*" if read.form is StringForm.SUFFIX else r"(?:\C*,)?[ \t]*"
     after = r"\C*" if read.form is StringForm.PREFIX else r"[ \t]*(?:,\C*)?"
