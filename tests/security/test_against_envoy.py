@@ -94,11 +94,9 @@ def _manager(policies: PolicySet, enforced: tuple[Any, ...], group: Mapping[str,
     }
 
 
-@pytest.fixture(scope="module")
-def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """A running Envoy with a unix socket per group, named by the group's index."""
-    directory = tmp_path_factory.mktemp("tk")
-    listeners = [_listener(index, group, directory) for index, group in enumerate(_groups())]
+@contextlib.contextmanager
+def running_envoy(directory: pathlib.Path, listeners: list[dict[str, Any]]) -> Iterator[None]:
+    """An Envoy with these listeners."""
     (directory / "bootstrap.json").write_text(json.dumps({"static_resources": {"listeners": listeners}}))
     command = [envoy_binary(), "-c", str(directory / "bootstrap.json"), "--use-dynamic-base-id", "--concurrency", "1"]
     with subprocess.Popen([*command, "-l", "info"], stderr=subprocess.PIPE, text=True) as process:
@@ -114,9 +112,29 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
             # Nothing may fill the pipe while requests are sent.
             drain = threading.Thread(target=process.stderr.read, daemon=True)
             drain.start()
-            yield directory
+            yield
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="module")
+def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """A running Envoy with a unix socket per group, named by the group's index."""
+    directory = tmp_path_factory.mktemp("tk")
+    with running_envoy(directory, [_listener(index, group, directory) for index, group in enumerate(_groups())]):
+        yield directory
+
+
+def answer_of(path: pathlib.Path, request: str) -> str:
+    """What a socket of Envoy answers to a request, sent raw; its head."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        connection.sendall(request.encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer and (received := connection.recv(4096)):
+            answer += received
+    return answer.decode()
 
 
 def _status(path: pathlib.Path, row: Mapping[str, Any]) -> int:
@@ -133,12 +151,7 @@ def _status(path: pathlib.Path, row: Mapping[str, Any]) -> int:
     ]
     lines += [f"{name}: {value}" for name, value in call.headers]
     lines += ["content-length: 0", "connection: close", "", ""]
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-        connection.settimeout(10)
-        connection.connect(str(path))
-        connection.sendall("\r\n".join(lines).encode())
-        answer = connection.recv(4096)
-    return int(answer.split(b" ", 2)[1])
+    return int(answer_of(path, "\r\n".join(lines)).split(" ", 2)[1])
 
 
 def test_envoy_decides_each_row_alike(envoy: pathlib.Path) -> None:
