@@ -45,7 +45,10 @@ def _seen(request: Request, address: str, port: int, normalization: str) -> Seen
     http = request.http
     headers: tuple[tuple[str, str], ...] = ()
     if http is not None:
-        headers = ((":method", http.method), (":authority", http.host), *http.headers)
+        query = http.path.partition("?")[1:]
+        target = "".join((normalize(http.path, normalization), *query))
+        own = {":method": http.method, ":authority": http.host, ":path": target, ":scheme": "http"}
+        headers = (*own.items(), *http.headers)
     assert request.client is not None
     return Seen(
         {PEER_PRINCIPAL: request.client.spiffe},

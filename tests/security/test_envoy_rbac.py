@@ -235,13 +235,17 @@ def test_a_byte_that_is_no_utf8_hides_nothing(value: str, sent: str) -> None:
         (":authority", "other", False),
         (":method", "GET", True),
         (":method", "POST", False),
+        (":path", "/a?q=.*", True),
+        (":path", "/a", False),
+        (":scheme", "http", True),
+        (":scheme", "https", False),
     ],
 )
 def test_headers_that_are_no_headers_of_their_own(name: str, value: str, allowed: bool) -> None:
     gateway = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}
     when = [{"key": f"request.headers[{name}]", "values": [value]}]
     policies = PolicySet(MeshSettings(), [world.policy({"rules": [{"when": when}], "targetRefs": [gateway]})])
-    request = world.request("test/default", via=world.WAYPOINT, call=world.http("GET /"))
+    request = world.request("test/default", via=world.WAYPOINT, call=world.http("GET /b/../a?q=./x"))
     assert rbac_allows(policies, request) is allowed
     assert decide(policies, request).allowed is allowed
     assert allows(policies, request) is allowed

@@ -35,7 +35,8 @@ Candidates = Callable[["Facts", tuple[str, ...]], tuple[str, ...]]
 
 
 class Facts(NamedTuple):
-    """What is known of one request at one hop. ``path`` is normalised; ``claims`` is None without a valid token.
+    """What is known of one request at one hop. ``path`` is normalised, ``target`` is it as sent, with its query; ``claims`` is
+    None without a valid token.
 
     A tuple, since one is made for each request and hop, and a frozen dataclass takes three times as long to make.
     """
@@ -51,6 +52,7 @@ class Facts(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     claims: Mapping[str, Any] | None = None
     sni: str = ""
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,13 +293,28 @@ def _remote_ip(facts: Facts, _: tuple[str, ...]) -> tuple[str, ...]:
     return (address,) if address else ()
 
 
+def _target(facts: Facts) -> str:
+    """The path with the query, which a policy on paths does not see but one on the header does."""
+    return facts.path + "".join(facts.target.partition("?")[1:])
+
+
+_OWN_HEADERS: Mapping[str, Callable[[Facts], str]] = {
+    ":authority": lambda facts: facts.host,
+    "host": lambda facts: facts.host,
+    ":method": lambda facts: facts.method,
+    ":path": _target,
+    # What is inside the tunnel to a waypoint is plaintext.
+    ":scheme": lambda facts: "http" if facts.method else "",
+}
+"""What Envoy has as headers of every request; it knows Host only as the authority."""
+
+
 def _headers(facts: Facts, argument: tuple[str, ...]) -> tuple[str, ...]:
-    """Every value of a header on its own, never joined (CVE-2026-26308). Envoy has the authority and the method as headers too,
-    and knows Host only as the authority."""
-    if argument[0] in (":authority", "host"):
-        return (facts.host,) if facts.host else ()
-    if argument[0] == ":method":
-        return (facts.method,) if facts.method else ()
+    """Every value of a header on its own, never joined (CVE-2026-26308)."""
+    own = _OWN_HEADERS.get(argument[0])
+    if own is not None:
+        value = own(facts)
+        return (value,) if value else ()
     return tuple(value for name, value in facts.headers if name.lower() == argument[0])
 
 

@@ -188,4 +188,5 @@ def waypoint_facts(request: Request, normalization: str) -> Facts:
         call.headers,
         claims,
         request.sni,
+        call.path,
     )
