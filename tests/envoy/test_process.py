@@ -73,6 +73,25 @@ async def test_crash_is_followed_by_a_start(tmp_path: Path) -> None:
     await process.stop()
 
 
+async def test_output_that_nobody_can_take_any_more_is_noticed(tmp_path: Path) -> None:
+    """Else Envoy would stand still when the pipe is full, and nobody would hear of the connections that it takes."""
+    talks = tmp_path / "talks"
+    talks.write_text("#!/bin/sh\necho a line\nexec sleep 100\n")
+    talks.chmod(0o755)
+
+    def broken(_: list[bytes]) -> None:
+        raise BrokenPipeError("the log is gone")
+
+    admin = UnixSocket(str(tmp_path / "admin.sock"))
+    process = EnvoyProcess(str(talks), {}, run_dir=tmp_path, admin=admin, on_stdout=broken)
+    await process.start()
+    with pytest.raises(BrokenPipeError, match="the log is gone"):
+        async with asyncio.timeout(10):
+            await process.failed()
+    assert process.pid is None
+    await process.stop()
+
+
 async def test_configuration_that_envoy_refuses(tmp_path: Path) -> None:
     config, admin = static_bootstrap(tmp_path)
     await EnvoyProcess(find_envoy(), config, run_dir=tmp_path, admin=admin).validate()

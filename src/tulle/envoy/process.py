@@ -230,20 +230,27 @@ class EnvoyProcess:
         if process.stdout is not None:
             tasks.append(asyncio.create_task(self._read_stdout(process.stdout)))
         tasks.append(asyncio.create_task(self._watch_ready()))
+        reading = asyncio.gather(*tasks[:-1])
         exited = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            # Output that is not read any more would bring Envoy to a stand; of an orderly end the exit tells more.
+            ends: set[asyncio.Future[Any]] = {exited, stopping}
+            await asyncio.wait({*ends, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if process.returncode is None:
                 self._set_state(EnvoyState.STOPPING)
             await self._end()
             await exited
             self._log_exit(process.returncode)
         finally:
+            await self._end()
             stopping.cancel()
             for task in tasks[-1:]:
                 task.cancel()
-            await asyncio.gather(*tasks, stopping, exited, return_exceptions=True)
+            await asyncio.gather(*tasks, reading, stopping, exited, return_exceptions=True)
 
     async def _end(self) -> None:
         process = self._process
