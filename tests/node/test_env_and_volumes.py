@@ -2,9 +2,9 @@
 
 import base64
 import os
-import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from tulle.cluster.node.pods.env import ConfigError, Service, ServicePort, Sourc
 from tulle.cluster.node.pods.files import hosts, resolv_conf
 from tulle.cluster.node.pods.projected import Material, VolumeError
 from tulle.cluster.node.pods.spec import Container, Volume
+from tulle.cluster.node.pods.subpaths import SubPaths
 from tulle.cluster.node.pods.volumes import Prepared, Volumes, mounts
 
 OBJECTS = {
@@ -175,43 +176,37 @@ def test_a_path_cannot_leave_the_volume(tmp_path: Path, path: str) -> None:
 
 
 def test_sub_paths_stay_inside(tmp_path: Path) -> None:
-    (tmp_path / "out").symlink_to("/etc")
-    (tmp_path / "file").write_text("x")
-    tmp_path.chmod(0o770)
-    for path in ("new/dir", "new", "file"):
-        assert _opened(tmp_path, path) == tmp_path / path
-    assert stat.S_IMODE((tmp_path / "new/dir").stat().st_mode) == 0o770
-    for path in ("out", "out/x", "../x", "/etc"):
+    base = tmp_path / "v"
+    (base / "real").mkdir(parents=True)
+    base.chmod(0o2777)
+    (base / "out").symlink_to("/etc")
+    (base / "in").symlink_to("real")
+    (base / "round").symlink_to("round")
+    (base / "file").write_text("x")
+    for path in ("new/dir", "in", "file", "."):
+        found = subpaths.open_inside(base, path)
+        assert os.path.samestat(os.fstat(found), (base / path).stat())
+        os.close(found)
+    assert (base / "new/dir").stat().st_mode & 0o7777 == 0o2777
+    for path in ("out", "out/x", "../x", "/etc", "round", "file/below"):
         with pytest.raises(VolumeError, match="subPath"):
-            _opened(tmp_path, path)
+            subpaths.open_inside(base, path)
 
 
-def _opened(base: Path, sub_path: str) -> Path:
-    with subpaths.opened(base, sub_path) as fd:
-        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+def test_a_directory_that_becomes_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "v"
+    (base / "dir" / "below").mkdir(parents=True)
+    open_ = os.open
 
+    def swapped(path: Any, flags: int, *rest: int, **options: int) -> int:
+        if path == "dir":
+            (base / "dir").rename(base / "was")
+            (base / "dir").symlink_to("/etc")
+        return open_(path, flags, *rest, **options)
 
-def test_a_sub_path_that_becomes_a_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    volume = tmp_path / "volume"
-    (volume / "a" / "b").mkdir(parents=True)
-    step = subpaths._step
-
-    def exchanged(directory: int, name: str, mode: int) -> int:
-        if name == "a":
-            (volume / "a").rename(volume / "was")
-            (volume / "a").symlink_to(outside)
-        return step(directory, name, mode)
-
-    monkeypatch.setattr(subpaths, "_step", exchanged)
-    with pytest.raises(VolumeError, match="'a' has become a link"):
-        _opened(volume, "a/new")
-    assert list(outside.iterdir()) == []
-
-
-def _named(base: Path, sub_path: str) -> Path:
-    return base / sub_path
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(VolumeError, match="'dir' has become a link"):
+        subpaths.open_inside(base, "dir/below")
 
 
 class Objects:
@@ -225,9 +220,10 @@ async def test_a_container_cannot_write_where_the_node_writes(tmp_path: Path) ->
     volumes = Volumes(NodePaths(tmp_path, "n1"), Objects())  # type: ignore[arg-type]
     own = [{"name": "v", "configMap": {"name": "cm"}}, {"name": "w", "emptyDir": {}}]
     prepared = await volumes.prepare(pod(volumes=own), FACTS)
+    held = cast(SubPaths, Mock(hold=lambda base, path: base / path))
     mount = container(volumeMounts=[{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w"}]).volume_mounts
-    assert [m.read_only for m in mounts(mount, prepared, {}, _named)] == [True, False]
-    assert mounts(mount, prepared, {"/v": "a"}, _named)[0].read_only
+    assert [m.read_only for m in mounts(mount, prepared, {}, held)] == [True, False]
+    assert mounts(mount, prepared, {"/v": "a"}, held)[0].read_only
 
 
 async def test_what_a_pod_made_of_its_empty_dir_stays(tmp_path: Path) -> None:
@@ -243,7 +239,7 @@ async def test_what_a_pod_made_of_its_empty_dir_stays(tmp_path: Path) -> None:
 def test_an_unknown_volume_is_named() -> None:
     mount = container(volumeMounts=[{"name": "gone", "mountPath": "/m"}]).volume_mounts
     with pytest.raises(VolumeError, match='names volume "gone"'):
-        mounts(mount, Prepared({}, None), {}, _named)
+        mounts(mount, Prepared({}, None), {}, SubPaths(Path("/nowhere")))
 
 
 def test_resolv_conf_takes_the_pods_own_settings() -> None:

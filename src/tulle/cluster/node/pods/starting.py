@@ -64,20 +64,10 @@ class Start:
         """
         image = await self.node.pulls.ensure(self.container, self.tell)
         cid = new_id()
-        record = self._record(cid, image)
-        try:
-            values = await self._environment()
-            place = self._place(cid, values)
-            machine = Machine(
-                self.node.capabilities, self.node.runtime.controllers, self.node.paths.fs / "var/lib/kubelet/seccomp"
-            )
-            config = build(self.pod, self.container, image, env=values, place=place, machine=machine)
-        except (ConfigError, VolumeError) as error:
-            self.tell("Warning", "Failed", f"Error: {error}")
-            raise NotStartedError("CreateContainerConfigError", str(error)) from error
         run = Run(self.container.name, self.attempt, "running", cid, self.container.image, image.image_id)
         try:
-            await self.node.runtime.create(record, config, image.root)
+            with SubPaths(self.node.paths.pod(self.pod.metadata.uid) / "subpaths" / cid) as held:
+                await self._create(cid, image, held)
             self.tell("Normal", "Created", f"Created container: {self.container.name}")
             status = await self.node.runtime.run(cid)
         except ContainerError as error:
@@ -87,6 +77,20 @@ class Start:
         self.tell("Normal", "Started", f"Started container {self.container.name}")
         run.started_at = status.started_at
         return run
+
+    async def _create(self, cid: str, image: LocalImage, held: SubPaths) -> None:
+        """Raises NotStartedError, ContainerError, ShimError."""
+        try:
+            values = await self._environment()
+            place = self._place(cid, values, held)
+            machine = Machine(
+                self.node.capabilities, self.node.runtime.controllers, self.node.paths.fs / "var/lib/kubelet/seccomp"
+            )
+            config = build(self.pod, self.container, image, env=values, place=place, machine=machine)
+        except (ConfigError, VolumeError) as error:
+            self.tell("Warning", "Failed", f"Error: {error}")
+            raise NotStartedError("CreateContainerConfigError", str(error)) from error
+        await self.node.runtime.create(self._record(cid, image), config, image.root)
 
     def _never_started(self, run: Run, why: str) -> Run:
         message = f"failed to start container {self.container.name!r}: {why}"
@@ -127,7 +131,7 @@ class Start:
                 objects[(kind, name)] = found
         return env.build(self.pod, self.container, env.Sources(self.facts, self.node.services(), objects))
 
-    def _place(self, cid: str, values: dict[str, str]) -> Place:
+    def _place(self, cid: str, values: dict[str, str], held: SubPaths) -> Place:
         uid = self.pod.metadata.uid
         sub_paths = {
             mount.mount_path: expand(mount.sub_path_expr, values) if mount.sub_path_expr else mount.sub_path
@@ -137,7 +141,6 @@ class Start:
         message.parent.mkdir(parents=True, exist_ok=True)
         message.touch()
         message.chmod(0o666)
-        pinned = SubPaths(self.node.paths.pod(uid) / "sub-paths" / self.container.name)
         return Place(
             rootfs=self.node.runtime.rootfs_path(cid),
             cgroup=cgroups.container_path(uid, cid),
@@ -145,7 +148,7 @@ class Start:
             sandbox_pid=self.sandbox.pid,
             mounts=[
                 *sandboxes.mounts(self.node, self.pod, self.container, message),
-                *volumes.mounts(self.container.volume_mounts, self.volumes, sub_paths, pinned.pin),
+                *volumes.mounts(self.container.volume_mounts, self.volumes, sub_paths, held),
             ],
         )
 

@@ -19,6 +19,7 @@ from tulle.cluster.node.pods.downward import PodFacts
 from tulle.cluster.node.pods.objects import ObjectCache
 from tulle.cluster.node.pods.projected import Material, VolumeError
 from tulle.cluster.node.pods.spec import EmptyDirSource, HostPathSource, Pod, Volume, VolumeMount
+from tulle.cluster.node.pods.subpaths import SubPaths
 from tulle.cluster.node.runtime.oci import Mount
 from tulle.kube.errors import ApiError
 
@@ -148,13 +149,10 @@ class Volumes:
 
 
 def mounts(
-    container_mounts: tuple[VolumeMount, ...],
-    prepared: Prepared,
-    sub_paths: Mapping[str, str],
-    pin: Callable[[Path, str], Path],
+    container_mounts: tuple[VolumeMount, ...], prepared: Prepared, sub_paths: Mapping[str, str], held: SubPaths
 ) -> list[Mount]:
-    """A container's volume mounts; `sub_paths` has the expanded sub-path of each mount path that has one, and `pin` makes it a
-    place that nobody can exchange (`subpaths.SubPaths`). Raises VolumeError, OSError.
+    """A container's volume mounts; `sub_paths` has the expanded sub-path of each mount path that has one. Those are good as
+    long as they are `held`. Raises VolumeError, OSError.
     """
     found = []
     for mount in container_mounts:
@@ -166,7 +164,7 @@ def mounts(
                 f"mountPropagation {mount.mount_propagation!r} is not one of None, HostToContainer, Bidirectional"
             )
         sub_path = sub_paths.get(mount.mount_path, "")
-        source = pin(base, sub_path) if sub_path else base
+        source = held.hold(base, sub_path) if sub_path else base
         propagation = _PROPAGATION[mount.mount_propagation]
         # Whatever the mount says, as in Kubernetes: the next update is made by root of the machine, outside of the container,
         # and follows the links that it finds.
