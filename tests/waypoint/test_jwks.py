@@ -206,6 +206,8 @@ async def test_answers_that_are_no_keys() -> None:
         "/page": lambda _: web.Response(text="<html>"),
         "/empty": lambda _: web.json_response({"keys": []}),
         "/large": lambda _: web.Response(body=b" " * (2 << 20)),
+        "/deep": lambda _: web.Response(text='{"keys": [' + "[" * 100_000),
+        "/deep/.well-known/openid-configuration": lambda _: web.Response(text='{"x": ' + "[" * 100_000),
         "/bytes": lambda _: web.Response(body=b"\xff\xfe"),
     }
     async with served(answers) as url:
@@ -213,11 +215,14 @@ async def test_answers_that_are_no_keys() -> None:
             ("gone", "status 404"),
             ("page", "no JSON Web Key Set"),
             ("empty", "no public key"),
+            ("deep", "too deep"),
             ("large", "more than 1048576 bytes"),
             ("bytes", "codec can't decode"),
         ):
             with pytest.raises(KeysUnavailableError, match=words):
                 await HERE.fetch(Issuer("i", f"{url}/{path}"), 5)
+        with pytest.raises(KeysUnavailableError, match="too deep"):
+            await HERE.fetch(Issuer(f"{url}/deep"), 5)
     with pytest.raises(KeysUnavailableError):
         await HERE.fetch(Issuer("i", f"{url}/keys"), 5)
 
@@ -331,6 +336,28 @@ async def test_an_issuer_that_is_away_keeps_its_own_keys_and_gets_no_others(issu
         while len(issuers.asked) == asked:
             await asyncio.sleep(0.005)
     assert issuers.store.keys(Issuer("a")) == "1"
+
+
+async def test_an_answer_that_nobody_thought_of_is_no_last_one(
+    issuers: Issuers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that an issuer has taken back must not hold until istiod starts anew."""
+    monkeypatch.setattr("tulle.istiod.jwks.store._FIRST_RETRY", 0.01)
+    issuers.answers = {"a": "1"}
+    fetch, odd = issuers.store._fetch, [RecursionError("odd")]
+
+    async def sometimes(issuer: Issuer, timeout: float) -> str:
+        found = await fetch(issuer, timeout)
+        if issuers.changed and odd:
+            raise odd.pop()
+        return found
+
+    monkeypatch.setattr(issuers.store, "_fetch", sometimes)
+    issuers.store.want({Issuer("a"): 1.0})
+    await issuers.until("a", "1")
+    issuers.answers["a"] = "2"
+    await issuers.until("a", "2")
+    assert not odd
 
 
 async def test_what_nobody_wants_is_forgotten(issuers: Issuers) -> None:

@@ -69,7 +69,11 @@ class Fetcher:
     async def _discover(self, session: aiohttp.ClientSession, issuer: str) -> str:
         if urlsplit(issuer).scheme not in ("http", "https"):
             raise ValueError("it is no http or https URL, so its keys must be given by jwks or jwksUri")
-        found = msgspec.json.decode(await self._get(session, issuer.rstrip("/") + _WELL_KNOWN), type=_Discovery)
+        body = await self._get(session, issuer.rstrip("/") + _WELL_KNOWN)
+        try:
+            found = msgspec.json.decode(body, type=_Discovery)
+        except RecursionError as error:
+            raise ValueError("its discovery document is nested too deep") from error
         if found.issuer != issuer:
             raise ValueError(f"its discovery document is that of issuer {found.issuer!r}")
         return found.jwks_uri

@@ -46,6 +46,8 @@ def usable(text: str) -> str:
         found = msgspec.json.decode(text, type=_KeySet).keys
     except msgspec.DecodeError as error:
         raise NoUsableKeysError(f"this is no JSON Web Key Set: {error}") from error
+    except RecursionError as error:
+        raise NoUsableKeysError("this is no JSON Web Key Set: it is nested too deep") from error
     keys = [key for key in map(_read, found) if key is not None]
     if not keys:
         raise NoUsableKeysError(f"the key set has no public key for signatures among its {len(found)} keys")
@@ -58,7 +60,7 @@ def _read(raw: msgspec.Raw) -> dict[str, Any] | None:
         sound = _SOUND.get(key.kty)
         if sound is None or key.use not in ("", "sig") or not sound(key):
             return None
-    except (msgspec.DecodeError, binascii.Error, ValueError, UnsupportedAlgorithm):
+    except (msgspec.DecodeError, binascii.Error, ValueError, UnsupportedAlgorithm, RecursionError):
         return None
     return {name: value for name, value in msgspec.structs.asdict(key).items() if value}
 

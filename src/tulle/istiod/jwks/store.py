@@ -76,6 +76,10 @@ class KeyStore:
                 kept = "the keys it served before stay in use" if issuer in self._keys else "its tokens are refused"
                 log.warning("keys not fetched", reason=str(error), consequence=kept, again_in_seconds=round(retry, 1))
                 pause, retry = retry, min(retry * 2, _LONGEST_RETRY)
+            except Exception:
+                # Whatever an issuer answers, it is asked again: keys that it takes back must not stay in use for ever.
+                log.exception("keys not fetched", source=str(issuer), again_in_seconds=round(retry, 1))
+                pause, retry = retry, min(retry * 2, _LONGEST_RETRY)
             else:
                 pause, retry = self._refresh, _FIRST_RETRY
                 self._take(issuer, found)
