@@ -145,9 +145,20 @@ spec:
     [
         ({"iss": "https://id.example", "sub": "me", "aud": "hello"}, "200"),
         ({"iss": "https://id.example", "sub": "you", "aud": ["hello"]}, "403"),
-        ({"iss": "https://id.example", "sub": "me", "aud": "other"}, "401"),
+        ({"iss": "https://id.example", "sub": "me", "aud": "other"}, "403"),
+        ({"iss": "https://id.example", "sub": "me"}, "403"),
+        ({"iss": "https://id.example", "sub": "me", "aud": "https://hello/"}, "200"),
+        ({"iss": "https://id.example", "sub": "me", "aud": 5}, "401"),
+        ({"iss": "https://id.example", "sub": "me", "aud": ["hello", 5]}, "401"),
+        ({"iss": "https://id.example", "sub": "me", "aud": {"hello": 1}}, "401"),
+        ({"iss": "https://id.example", "sub": ["me"], "aud": "hello"}, "401"),
+        ({"iss": ["https://id.example"], "sub": "me", "aud": "hello"}, "401"),
+        ({"iss": "https://id.example", "sub": "me", "aud": "hello", "exp": "2099"}, "401"),
+        ({"iss": "https://id.example", "sub": "me", "aud": "hello", "exp": 999}, "200"),
+        ({"iss": "https://id.example", "sub": "me", "aud": "hello", "nbf": 1001}, "200"),
+        ({"iss": "https://id.example", "sub": "me", "aud": "hello", "nbf": 1061}, "401"),
         ({"iss": "https://other.example", "sub": "me", "aud": "hello"}, "401"),
-        ({"iss": "https://id.example", "sub": "me", "aud": "hello", "exp": 5}, "401"),
+        ({"iss": "https://id.example", "sub": "me", "aud": "hello", "exp": 939}, "401"),
         (None, "403"),
     ],
 )
@@ -158,7 +169,21 @@ def test_tokens(claims: dict[str, object] | None, code: str) -> None:
     )
     world = scene(ENROLLED, REQUEST_AUTHENTICATION, allow)
     given = "" if claims is None else token(**claims)
-    assert ask(world, token=given, now=10.0).sees.code == code
+    assert ask(world, token=given, now=1000.0).sees.code == code
+
+
+def test_a_token_for_somebody_else_is_not_refused_in_the_words_of_a_policy() -> None:
+    report = ask(scene(ENROLLED, REQUEST_AUTHENTICATION), token=token(iss="https://id.example", aud="other"))
+    assert (report.sees.code, report.sees.text) == ("403", "HTTP 403 from the waypoint")
+    assert "audience 'other'" in report.summary
+
+
+@pytest.mark.parametrize("rules", ["", "jwtRules: [{issuer: i, fromHeaders: [{name: x-token}]}]"])
+def test_a_token_that_no_rule_looks_for_counts_for_nothing(rules: str) -> None:
+    authentication = REQUEST_AUTHENTICATION.partition("  jwtRules")[0] + (f"  {rules}\n" if rules else "")
+    report = ask(scene(ENROLLED, authentication), token=token(iss="other"))
+    assert report.sees.code == "200"
+    assert any("counts for nothing" in one for one in report.assumptions)
 
 
 @pytest.mark.parametrize(

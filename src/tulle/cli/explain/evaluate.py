@@ -26,7 +26,6 @@ class Seen:
 
 _SEEN: Mapping[str, Seen] = {
     "200": Seen("200", 0, "HTTP 200, or whatever the application answers"),
-    "401": Seen("401", 0, "HTTP 401 from the waypoint"),
     "403": Seen("403", 0, "HTTP 403, body `RBAC: access denied`"),
     "503": Seen("503", 0, "HTTP 503"),
     "reset": Seen("reset", 56, "curl: (56) Recv failure: Connection reset by peer"),
@@ -52,6 +51,8 @@ class Fate:
     code: str
     asks: Consultation | None = None
     """The external authorizer that is asked first. While its answer is open, `decision` is what comes of it if it allows."""
+    by_token: bool = False
+    """Whether what refuses the request is its token and no policy."""
 
     @property
     def allowed(self) -> bool:
@@ -108,6 +109,8 @@ class Evaluation:
         worst = self.worst
         if worst is not None and worst.asks is not None and (worst.undecided or worst.asks.answer is False):
             return _by_authorizer(worst, worst.asks)
+        if worst is not None and worst.by_token:
+            return Seen(worst.code, 0, f"HTTP {worst.code} from the waypoint")
         return self._worded(_SEEN[worst.code if worst else "200"])
 
     def _worded(self, seen: Seen) -> Seen:
@@ -163,7 +166,7 @@ def _fate(world: World, client: Client, leg: Leg, token: tokens.Verdict, answers
         decision = decide(world.index.policy_set, leg.request, (asks.name,))
     if token.refused and leg.request.waypoint is not None and leg.request.http is not None:
         hop = Hop(f"waypoint {leg.request.waypoint.key}", False, token.note)
-        return Fate(leg, Decision(False, Outcome.FORBIDDEN, (hop,)), "401", asks)
+        return Fate(leg, Decision(False, Outcome.FORBIDDEN, (hop,)), token.refused, asks, by_token=True)
     if asks is not None and asks.answer is None and decision.allowed:
         return Fate(leg, decision, UNDECIDED, asks)
     code = _OUTCOMES[decision.outcome]
