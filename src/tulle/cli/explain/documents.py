@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+from tulle.cli.explain.kubeyaml import read_all
 
 SUFFIXES = (".yaml", ".yml", ".json")
 CLUSTER_SCOPED = frozenset(
@@ -30,8 +30,6 @@ CLUSTER_SCOPED = frozenset(
         "StorageClass",
     }
 )
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML has it, which reads a folder of manifests much faster."""
 _NAMESPACE = re.compile(r"([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)=(.+)", re.DOTALL)
 
 
@@ -105,9 +103,9 @@ def _files(path: Path) -> Iterable[Path]:
 
 def _documents(source: str, text: str, namespace: str) -> Iterator[Document]:
     try:
-        values = list(yaml.load_all(text, _LOADER))
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: this is no YAML: {' '.join(str(error).split())}") from error
+        values = read_all(text)
+    except ValueError as error:
+        raise InputError(f"{source}: this is no YAML: {error}") from error
     for position, value in enumerate(values):
         if value is not None:
             where = source if len(values) == 1 else f"{source} (document {position + 1})"

@@ -154,17 +154,13 @@ def misplaced_ports(world: World, fate: Fate) -> Iterator[tuple[Key, list[tuple[
 
 def rename_port(world: World, key: Key, wrong: int, right: int) -> Change:
     """Move a portLevelMtls entry to the port that was meant."""
-    entries = world.objects[key].manifest["spec"]["portLevelMtls"]
-    value = entries[wrong] if wrong in entries else entries[str(wrong)]
+    value = world.objects[key].manifest["spec"]["portLevelMtls"][str(wrong)]
     title = f"name the target port {right} instead of the Service's port {wrong} in {key}"
     operations = [
         Operation("add", f"/spec/portLevelMtls/{right}", value),
         Operation("remove", f"/spec/portLevelMtls/{wrong}"),
     ]
-    spec = world.objects[key].manifest["spec"]
-    text = {str(port): entry for port, entry in spec["portLevelMtls"].items()}
-    edited = {**world.objects[key].manifest, "spec": {**spec, "portLevelMtls": text}}
-    return Change(title, (patches.command(key, operations),), {key: patches.applied(edited, operations)}, 1)
+    return patches.patch(world, key, operations, title, 1)
 
 
 # --- a DENY that matches
