@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -184,3 +185,39 @@ async def test_a_pod_that_cannot_be_taken_on_is_tried_again(fake: FakeNode, monk
         pods.changed(Change(("ns", "p"), None, document()))
         await until(lambda: "running" in container(fake))
     assert "FailedSync" in fake.reasons
+
+
+async def test_a_container_that_had_started_before_the_node_did_is_not_asked_again(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def perform(*_: Any, **__: Any) -> str:
+        asked.append("startup")
+        return "not any more"
+
+    probe = {"exec": {"command": ["x"]}, "failureThreshold": 1}
+    wanted = {"name": "c", "startupProbe": probe}
+    async with working(fake, pod(wanted)):
+        monkeypatch.setattr(actions, "perform", AsyncMock(return_value=""))
+        await until(lambda: bool(statuses(fake)) and statuses(fake)[-1]["started"])
+    before = [*fake.runtime.statuses.values()]
+    monkeypatch.setattr(actions, "perform", perform)
+    told = pod(wanted, status={"containerStatuses": statuses(fake)[-1:]})
+    adopting = PodWorker(fake.node, told, before)
+    task = asyncio.create_task(adopting.run())
+    await until(lambda: adopting.sandbox is not None)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await adopting.close()
+    run = adopting.runs["c"].current
+    assert not asked
+    assert run is not None
+    assert run.startup_complete
+
+
+def statuses(fake: FakeNode) -> list[Any]:
+    """Every state of the container that the API server was told."""
+    told = [p["status"].get("containerStatuses", ()) for p in fake.client.patched]
+    return [status for one in told for status in one]

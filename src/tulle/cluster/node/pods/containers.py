@@ -233,7 +233,7 @@ class Containers:
             failed=lambda kind, probe, _text: self._probe_failed(run, kind, probe),
             unhealthy=lambda kind, text: self._unhealthy(run, kind, text),
         )
-        self._probers[run.cid] = Prober(container, callbacks)
+        self._probers[run.cid] = Prober(container, callbacks, started=run.started)
         self._probers[run.cid].start()
 
     def _set(self, run: Run, name: str, value: bool) -> None:

@@ -58,10 +58,15 @@ class Callbacks:
 
 
 class Prober:
-    """The probes of one run of a container; `start` after it runs, `stop` when it ends."""
+    """The probes of one run of a container; `start` after it runs, `stop` when it ends.
 
-    def __init__(self, container: Container, callbacks: Callbacks) -> None:
+    `started`: it has passed its startup probe already, as an earlier process of the node saw. It is not asked again: a program
+    may stop to answer that once it works.
+    """
+
+    def __init__(self, container: Container, callbacks: Callbacks, *, started: bool = False) -> None:
         self._container = container
+        self._started = started
         self._callbacks = callbacks
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -76,7 +81,8 @@ class Prober:
 
     async def _run(self) -> None:
         container, tell = self._container, self._callbacks
-        if container.startup_probe is not None and not await self._startup(container.startup_probe):
+        probe = None if self._started else container.startup_probe
+        if probe is not None and not await self._startup(probe):
             return
         tell.started()
         if container.readiness_probe is None:
