@@ -221,3 +221,15 @@ def statuses(fake: FakeNode) -> list[Any]:
     """Every state of the container that the API server was told."""
     told = [p["status"].get("containerStatuses", ()) for p in fake.client.patched]
     return [status for one in told for status in one]
+
+
+async def test_what_was_said_of_an_earlier_run_does_not_hold_for_the_next(fake: FakeNode) -> None:
+    async with working(fake, pod({"name": "c"})):
+        await until(lambda: bool(statuses(fake)) and statuses(fake)[-1]["ready"])
+    before = [*fake.runtime.statuses.values()]
+    same = statuses(fake)[-1]
+    other = {**same, "containerID": "crun://another"}
+    for said, holds in ((same, True), (other, False)):
+        run = PodWorker(fake.node, pod({"name": "c"}, status={"containerStatuses": [said]}), before).runs["c"].current
+        assert run is not None
+        assert (run.started, run.ready) == (holds, holds)

@@ -22,6 +22,7 @@ from tulle.cluster.node.pods.runs import ContainerRuns, Run, Waiting, adopt
 from tulle.cluster.node.pods.sandboxes import Sandbox
 from tulle.cluster.node.pods.spec import Pod, Probe
 from tulle.cluster.node.pods.starting import NotStartedError, Start
+from tulle.cluster.node.pods.status import container_id
 from tulle.cluster.node.pods.stopping import Deadline
 from tulle.cluster.node.pods.volumes import Prepared
 from tulle.cluster.node.runtime.records import Status
@@ -68,15 +69,15 @@ class Containers:
         return self.pod.spec.termination_grace_period_seconds if seconds is None else seconds
 
     def adopt(self, adopted: Iterable[Status]) -> None:
-        """Take over the runs of an earlier process; what the API server was told of them still holds."""
+        """Take over the runs of an earlier process; what the API server was told of these very runs still holds."""
         kinds = ("containerStatuses", "initContainerStatuses")
-        reported = {s.get("name"): s for kind in kinds for s in self.pod.status.get(kind) or ()}
+        reported = {s.get("containerID"): s for kind in kinds for s in self.pod.status.get(kind) or ()}
         for old in sorted(adopted, key=lambda s: s.record.attempt):
             known = self.runs.setdefault(old.record.name, ContainerRuns())
             known.previous, known.current = known.current, adopt(old)
             if known.current.attempt:
                 known.backoff = min(plan.FIRST_BACKOFF * 2 ** (known.current.attempt - 1), plan.LAST_BACKOFF)
-            shown = reported.get(old.record.name, {})
+            shown = reported.get(container_id(old.record.cid), {})
             known.current.ready, known.current.started = bool(shown.get("ready")), bool(shown.get("started"))
             if known.current.state == "exited":
                 _back_off(known, known.current)

@@ -41,6 +41,11 @@ def parse_time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def container_id(cid: str) -> str:
+    """A container's ID as a status shows it."""
+    return f"{RUNTIME_NAME}://{cid}"
+
+
 def rfc3339(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
@@ -97,7 +102,7 @@ def _container(pod: Pod, container: Container, state: PodState, *, is_init: bool
         "started": run is not None and run.startup_complete,
     }
     if subject is not None and subject.cid:
-        status["containerID"] = f"{RUNTIME_NAME}://{subject.cid}"
+        status["containerID"] = container_id(subject.cid)
     return status
 
 
@@ -136,7 +141,7 @@ def terminated(run: Run) -> dict[str, Any]:
     if run.message:
         shown["message"] = run.message
     if run.cid:
-        shown["containerID"] = f"{RUNTIME_NAME}://{run.cid}"
+        shown["containerID"] = container_id(run.cid)
     return shown
 
 
