@@ -1,6 +1,9 @@
 """Container logs: what is written is what is read, through rotation and from any point."""
 
+import asyncio
+import contextlib
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -9,16 +12,17 @@ from hypothesis import strategies as st
 
 from tests.node.pods import pod
 from tulle.cluster.node.pods import terminal_message
+from tulle.cluster.node.pods.runs import Run
 from tulle.cluster.node.runtime.shim.logfile import MAX_LINE, LogFile, timestamp
-from tulle.cluster.node.server import logreader, logs
-from tulle.cluster.node.server.logreader import LogOptions
+from tulle.cluster.node.server import logs
+from tulle.cluster.node.server.logreader import Log, LogOptions
 
 ALL = LogOptions()
 
 
 def read(path: Path, options: LogOptions = ALL) -> bytes:
-    lines, _ = logreader.history(path, options)
-    return b"".join(lines)
+    with contextlib.closing(Log(path)) as log:
+        return b"".join(log.history(options))
 
 
 def test_times_have_nanoseconds() -> None:
@@ -71,10 +75,95 @@ def test_rotation_keeps_a_limited_number_of_files(tmp_path: Path) -> None:
 def test_what_is_written_meanwhile_is_left_to_those_who_follow(tmp_path: Path, tail: int | None) -> None:
     log = LogFile(tmp_path / "0.log")
     log.write("stdout", b"one\n")
-    lines, end = logreader.history(tmp_path / "0.log", LogOptions(tail=tail))
-    log.write("stdout", b"two\n")
-    assert b"".join(lines) == b"one\n"
-    assert b"two" in (tmp_path / "0.log").read_bytes()[end:]
+    with contextlib.closing(Log(tmp_path / "0.log")) as opened:
+        log.write("stdout", b"two\n")
+        assert b"".join(opened.history(LogOptions(tail=tail))) == b"one\n"
+        assert b"two\n" in next(opened.follow())
+    log.close()
+
+
+class Spun:
+    """A log that rotates every few lines, each line a number, and what a reader has heard of it."""
+
+    def __init__(self, directory: Path, max_files: int = 50) -> None:
+        self.path = directory / "0.log"
+        self.heard = b""
+        self.full = False
+        self.count = 0
+        self._log = LogFile(self.path, max_file=200, max_files=max_files)
+
+    def say(self, lines: int) -> None:
+        for _ in range(lines):
+            self._log.write("stdout", b"%d\n" % self.count)
+            self.count += 1
+
+    def close(self) -> None:
+        self._log.close()
+
+    async def write(self, data: bytes) -> None:
+        self.heard += data
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(word) for word in self.heard.split()]
+
+
+@pytest.mark.parametrize("tail", [None, 3])
+async def test_a_follower_hears_every_line_once_whenever_the_log_rotates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: int | None
+) -> None:
+    spun, run = Spun(tmp_path), Run("c", 0, "running", "cid")
+    spun.say(3)
+    newer, bursts = Log._newer, [4, 1, 20, 30]
+
+    def after_a_burst(log: Log, file: Any) -> Any:
+        if bursts:
+            spun.say(bursts.pop())  # after the last read of the old file, before the look for a newer one
+        return newer(log, file)
+
+    monkeypatch.setattr(Log, "_newer", after_a_burst)
+    monkeypatch.setattr(logs, "POLL", 0.01)
+    options, writer = LogOptions(tail=tail), cast(Any, spun)
+    with contextlib.closing(Log(spun.path)) as log:
+        spun.say(7)
+        await logs._history(log, options, writer)
+        following = asyncio.create_task(logs._follow(log, options, run, writer))
+        await asyncio.sleep(0.2)
+        spun.say(9)
+        spun.close()
+        run.state = "exited"
+        await following
+    assert spun.numbers == list(range(spun.count))
+
+
+def test_a_log_that_rotates_while_it_is_opened_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spun, opened = Spun(tmp_path), Path.open
+    spun.say(12)
+
+    def after_a_rotation(path: Path, *rest: Any) -> Any:
+        if path.name == "0.log.1":
+            spun.say(4)
+        return opened(path, *rest)
+
+    monkeypatch.setattr(Path, "open", after_a_rotation)
+    spun.heard = read(spun.path)
+    spun.close()
+    assert spun.numbers == list(range(len(spun.numbers)))
+    assert len(spun.numbers) >= 12
+
+
+def test_a_reader_that_is_overtaken_goes_on_with_the_oldest_there_is(tmp_path: Path) -> None:
+    spun = Spun(tmp_path, max_files=3)
+    spun.say(2)
+    with contextlib.closing(Log(spun.path)) as log:
+        following = log.follow()
+        assert next(following) == b""
+        spun.say(60)
+        heard = b"".join(iter(lambda: next(following), b""))
+    spun.close()
+    numbers = [int(line.split()[-1]) for line in heard.splitlines()]
+    rest = numbers[next(i for i, n in enumerate(numbers) if i and n != numbers[i - 1] + 1) :]
+    assert rest == list(range(rest[0], spun.count))
 
 
 def test_streams_do_not_mix_their_lines(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The shim keeps every container of the node: a full disk, a missing program or a noisy descendant must not end or hold it up."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,8 +19,7 @@ from tulle.cluster.node.runtime.shim.client import ShimClient, ShimError
 from tulle.cluster.node.runtime.shim.container import Container
 from tulle.cluster.node.runtime.shim.logfile import LogFile
 from tulle.cluster.node.runtime.shim.server import Shim
-from tulle.cluster.node.server import logreader
-from tulle.cluster.node.server.logreader import LogOptions
+from tulle.cluster.node.server.logreader import Log, LogOptions
 
 RECORD = Record("c1", "container", "u1", "ns", "p", "c", 0)
 
@@ -83,8 +83,8 @@ def test_a_log_goes_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "write", write)
     log.write("stdout", b"after\n")
     log.close()
-    lines, _ = logreader.history(path, LogOptions())
-    said = b"".join(lines).decode().splitlines()
+    with contextlib.closing(Log(path)) as opened:
+        said = b"".join(opened.history(LogOptions())).decode().splitlines()
     assert (said[0], said[2]) == ("before", "after")
     assert "No space left on device" in said[1]
     assert len(said) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -13,11 +13,9 @@ from aiohttp import web
 
 from tulle.cluster.node.pods.manager import PodManager
 from tulle.cluster.node.pods.runs import Run
-from tulle.cluster.node.server import logreader
-from tulle.cluster.node.server.logreader import LogOptions
+from tulle.cluster.node.server.logreader import BLOCK, Log, LogOptions, render
 
 POLL = 0.1
-BLOCK = 256 * 1024
 
 
 def options(query: dict[str, str]) -> LogOptions:
@@ -61,19 +59,15 @@ class LogHandler:
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        if not path.exists():
-            return response
         writer = _Limited(response, wanted.limit)
-        lines, offset = logreader.history(path, wanted)
-        block = bytearray()
-        for line in lines:
-            block += line
-            if len(block) > BLOCK:
-                await writer.write(bytes(block))
-                block.clear()
-        await writer.write(bytes(block))
-        if wanted.follow and not writer.full:
-            await _follow(path, offset, wanted, run, writer)
+        try:
+            log = Log(path)
+        except FileNotFoundError:
+            return response
+        with contextlib.closing(log):
+            await _history(log, wanted, writer)
+            if wanted.follow and not writer.full:
+                await _follow(log, wanted, run, writer)
         return response
 
     def _run(self, namespace: str, pod: str, container: str, *, previous: bool) -> Run:
@@ -111,32 +105,29 @@ class _Limited:
             await self._response.write(data)
 
 
-async def _follow(path: Path, offset: int, wanted: LogOptions, run: Run, writer: _Limited) -> None:
-    """New lines as they come, across rotations, until the container has ended and all of it was sent."""
-    file = path.open("rb")
-    try:
-        file.seek(offset)
-        rest = b""
-        while not writer.full:
+async def _history(log: Log, wanted: LogOptions, writer: _Limited) -> None:
+    block = bytearray()
+    for line in log.history(wanted):
+        block += line
+        if len(block) > BLOCK:
+            await writer.write(bytes(block))
+            block.clear()
+    await writer.write(bytes(block))
+
+
+async def _follow(log: Log, wanted: LogOptions, run: Run, writer: _Limited) -> None:
+    """New lines as they come, until the container has ended and all of it was sent."""
+    rest = b""
+    ended = False
+    for data in log.follow():
+        if data:
+            *lines, rest = (rest + data).split(b"\n")
+            await writer.write(b"".join(render(line + b"\n", wanted) for line in lines))
+        elif ended:
+            return
+        else:
             ended = run.state == "exited"
-            data = file.read(BLOCK)
-            if data:
-                *lines, rest = (rest + data).split(b"\n")
-                await writer.write(b"".join(logreader.render(line + b"\n", wanted) for line in lines))
-                continue
-            if _rotated(path, file.fileno()):
-                file.close()
-                file = path.open("rb")
-                continue
-            if ended:
-                return
-            await asyncio.sleep(POLL)
-    finally:
-        file.close()
-
-
-def _rotated(path: Path, descriptor: int) -> bool:
-    try:
-        return os.stat(path).st_ino != os.fstat(descriptor).st_ino
-    except FileNotFoundError:
-        return False
+            if not ended:
+                await asyncio.sleep(POLL)
+        if writer.full:
+            return
