@@ -233,3 +233,33 @@ async def test_what_was_said_of_an_earlier_run_does_not_hold_for_the_next(fake: 
         run = PodWorker(fake.node, pod({"name": "c"}, status={"containerStatuses": [said]}), before).runs["c"].current
         assert run is not None
         assert (run.started, run.ready) == (holds, holds)
+
+
+CONFIGURED: dict[str, Any] = {"volumes": [{"name": "v", "configMap": {"name": "cm"}}]}
+
+
+async def test_a_pod_whose_config_map_is_gone_still_ends(fake: FakeNode) -> None:
+    fake.objects.objects["ConfigMap", "cm"] = {"data": {"file": "x"}}
+    async with working(fake, pod(restartPolicy="Never", **CONFIGURED)) as worked:
+        await until(lambda: "running" in container(fake))
+        del fake.objects.objects["ConfigMap", "cm"]
+        worked.sources_changed()
+        await until(lambda: "FailedMount" in fake.reasons)
+        fake.runtime.end(fake.runtime.running("c"), 0)
+        await until(lambda: any(p["status"].get("phase") == "Succeeded" for p in fake.client.patched))
+
+
+async def test_files_whose_update_failed_are_brought_up_to_date_later(fake: FakeNode) -> None:
+    fake.objects.objects["ConfigMap", "cm"] = {"data": {"file": "old"}}
+    file = fake.node.paths.pod("u1") / "volumes/v/file"
+    async with working(fake, pod(**CONFIGURED)) as worked:
+        await until(lambda: "running" in container(fake))
+        del fake.objects.objects["ConfigMap", "cm"]
+        worked.sources_changed()
+        await until(lambda: "FailedMount" in fake.reasons)
+        assert file.read_text() == "old"
+        fake.objects.objects["ConfigMap", "cm"] = {"data": {"file": "new"}}  # nobody tells the worker of it
+        await until(lambda: file.read_text() == "new")
+        told = fake.reasons.count("FailedMount")
+        await asyncio.sleep(0.1)
+        assert fake.reasons.count("FailedMount") == told

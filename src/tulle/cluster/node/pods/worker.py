@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -191,10 +192,17 @@ class PodWorker:
         known = self._volumes
         if known is not None and not self._volumes_stale and (known.refresh_at or float("inf")) > time.time():
             return known
-        # Should it fail, what there was before does not count as up to date.
-        self._volumes, self._volumes_stale = None, False
         facts = PodFacts(sandbox.ip, self._node.name, self._node.ip, self._node.allocatable)
-        self._volumes = await self._node.volumes.prepare(self.pod, facts)
+        self._volumes_stale = False
+        try:
+            self._volumes = await self._node.volumes.prepare(self.pod, facts)
+        except VolumeError as error:
+            self._volumes_stale = True
+            if known is None:
+                raise
+            # What is mounted stays as it was, and the pod goes on with it: it may end, or start again.
+            self._node.event(self.pod, "Warning", "FailedMount", str(error))
+            return replace(known, refresh_at=time.time() + RETRY)
         return self._volumes
 
     # The end
