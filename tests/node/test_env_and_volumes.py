@@ -169,6 +169,16 @@ def test_a_directory_always_shows_the_last_write(
     assert len([p for p in directory.iterdir() if p.name.startswith("..2")]) == 1
 
 
+def test_an_update_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    atomic.write(tmp_path, {"a": File(b"1")})
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for _ in range(3):
+        with pytest.raises(OSError, match="a"):
+            atomic.write(tmp_path, {"a": File(b"2"), "a/b": File(b"3")})
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../b", ""])
 def test_a_path_cannot_leave_the_volume(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="is not a path inside a volume"):

@@ -41,8 +41,14 @@ def write(directory: Path, files: Mapping[str, File]) -> bool:
     fresh = directory / f"..{time.strftime('%Y_%m_%d_%H_%M_%S')}.{secrets.token_hex(4)}"
     fresh.mkdir(parents=True)
     fresh.chmod(0o755)
-    for path, file in files.items():
-        _write_file(fresh, path, file)
+    try:
+        for path, file in files.items():
+            _write_file(fresh, path, file)
+    except OSError:
+        shutil.rmtree(
+            fresh, ignore_errors=True
+        )  # it is tried again every few seconds, and the disk may be full already
+        raise
     old = os.readlink(current) if current.is_symlink() else None
     link = directory / f"{_DATA}_new"
     link.unlink(missing_ok=True)
