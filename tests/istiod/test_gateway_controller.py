@@ -153,6 +153,32 @@ async def test_drift_and_deletion_are_repaired_without_a_loop(
         assert deployment.metadata.generation == 3, "made, edited, repaired; nothing more"
 
 
+async def test_objects_of_others_with_the_gateways_name_are_left_alone(
+    client: Client, namespace: str, run_istiod: RunIstiod
+) -> None:
+    """As in Istio; an owner reference would even have them deleted together with the Gateway."""
+    meta = {"name": "waypoint", "namespace": namespace}
+    ports = [{"name": "http", "port": 80}]
+    await client.create(SERVICE_ACCOUNTS, {"metadata": meta})
+    await client.create(SERVICES, {"metadata": meta, "spec": {"selector": {"app": "theirs"}, "ports": ports}})
+    key = (namespace, "waypoint")
+    async with run_istiod():
+        await client.create(GATEWAYS, gateway(namespace))
+        await make_ready(client, namespace)
+        found = await condition(client, GATEWAYS, key, "Programmed", "AddressNotUsable")
+        assert found.status == "False"
+        assert f"Service {namespace}/waypoint exists and is not the waypoint's" in found.message
+        await _settle(client, namespace)
+        service: Service = await client.get(SERVICES, "waypoint", namespace)
+        account = await client.get(SERVICE_ACCOUNTS, "waypoint", namespace)
+        assert service.spec.selector == {"app": "theirs"}
+        assert [port.port for port in service.spec.ports] == [80]
+        assert (service.metadata.owner_references, account.metadata.owner_references) == ((), ())
+        await client.delete(SERVICES, "waypoint", namespace)
+        await condition(client, GATEWAYS, key, "Programmed", "Programmed")
+        assert not (await client.get(SERVICE_ACCOUNTS, "waypoint", namespace)).metadata.owner_references
+
+
 async def test_replicas_belong_to_whoever_scales(client: Client, namespace: str, run_istiod: RunIstiod) -> None:
     async with run_istiod():
         await client.create(GATEWAYS, gateway(namespace))

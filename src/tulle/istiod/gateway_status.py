@@ -22,6 +22,8 @@ class Behind:
     deployment: Deployment | None
     service: Service | None
     domain: str
+    taken: tuple[str, ...] = ()
+    """Kinds of which an object with the Gateway's name is somebody else's, so that the waypoint has none."""
 
     @property
     def ready(self) -> bool:
@@ -37,7 +39,7 @@ def gateway_status(gateway: Gateway, behind: Behind) -> dict[str, Any]:
     generation = gateway.metadata.generation
     fresh = [
         _accepted(generation, problems),
-        _programmed(generation, behind, addresses),
+        _programmed(gateway, behind, addresses),
         _condition("ResolvedRefs", True, "ResolvedRefs", "All references resolved", generation),
     ]
     return {
@@ -64,7 +66,12 @@ def _accepted(generation: int, problems: list[str]) -> dict[str, Any]:
     return _condition("Accepted", True, "Accepted", message, generation)
 
 
-def _programmed(generation: int, behind: Behind, addresses: list[dict[str, str]]) -> dict[str, Any]:
+def _programmed(gateway: Gateway, behind: Behind, addresses: list[dict[str, str]]) -> dict[str, Any]:
+    generation = gateway.metadata.generation
+    if behind.taken:
+        name = f"{gateway.metadata.namespace}/{gateway.metadata.name}"
+        message = f"{' and '.join(behind.taken)} {name} exists and is not the waypoint's: delete it, or give the Gateway another name"
+        return _condition("Programmed", False, "AddressNotUsable", message, generation)
     if addresses and behind.service is not None:
         hostname = addresses[-1]["value"]
         message = f"Resource programmed, assigned to service(s) {hostname}:{HBONE_PORT}"

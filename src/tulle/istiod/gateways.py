@@ -2,6 +2,7 @@
 
 What stands behind a Gateway is applied server-side and looked at whenever it changes, so an edited field or a deleted object comes back.
 An apply is skipped while the object is exactly what the last apply left behind; that keeps the controller from answering its own events.
+An object of the same name that is somebody else's is left alone: it would become the Gateway's, and go with it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from tulle.kube.resources import (
 log = structlog.get_logger("tulle.istiod.gateways")
 
 FIELD_MANAGER = names.MESH_CONTROLLER
+_LOOK_AGAIN = 30.0
+"""Seconds until an object that stands in the way is looked for again: not all of them are followed."""
+_NEEDED = (DEPLOYMENTS.kind, SERVICES.kind)
+"""Kinds without which there is no waypoint; somebody else's ServiceAccount or disruption budget serves as well."""
 _CLASS_KEY = ("", names.WAYPOINT_CLASS)
 
 
@@ -48,6 +53,7 @@ class GatewayController:
         self._image = image
         self._queue: WorkQueue[tuple[str, str]] = WorkQueue()
         self._applied: dict[tuple[str, str, str], tuple[bytes, Any]] = {}
+        self._foreign: set[tuple[str, str, str]] = set()
         informers.gateways.on_change(self._enqueue)
         informers.gateway_classes.on_change(self._class_changed)
         informers.managed_deployments.on_change(self._enqueue)
@@ -72,7 +78,10 @@ class GatewayController:
         self._queue.add(change.key)
 
     def _enqueue_managed(self, change: Change[Any]) -> None:
-        if any(one is not None and names.GATEWAY_MANAGED in one.metadata.labels for one in (change.old, change.new)):
+        managed = any(
+            one is not None and names.GATEWAY_MANAGED in one.metadata.labels for one in (change.old, change.new)
+        )
+        if managed or (SERVICES.kind, *change.key) in self._foreign:
             self._queue.add(change.key)
 
     def _class_changed(self, change: Change[GatewayClass]) -> None:
@@ -89,11 +98,11 @@ class GatewayController:
             self._queue.add(key)
         await self._queue.work(self._reconcile, workers=2)
 
-    async def _reconcile(self, key: tuple[str, str]) -> None:
+    async def _reconcile(self, key: tuple[str, str]) -> float | None:
         if key[0] == "":
             await self._reconcile_class(key[1])
-        else:
-            await self._reconcile_gateway(key)
+            return None
+        return await self._reconcile_gateway(key)
 
     # --- the class
 
@@ -114,35 +123,61 @@ class GatewayController:
 
     # --- one Gateway
 
-    async def _reconcile_gateway(self, key: tuple[str, str]) -> None:
+    async def _reconcile_gateway(self, key: tuple[str, str]) -> float | None:
         gateway = self._informers.gateways.store.get(key)
         if gateway is None or gateway.metadata.deletion_timestamp or not self._ours(gateway):
             for known in [known for known in self._applied if known[1:] == key]:
                 del self._applied[known]
-            return
+            self._foreign -= {known for known in self._foreign if known[1:] == key}
+            return None
         for rendered in gateway_objects.render(gateway, self._image):
-            await self._ensure(key, rendered)
-        await self._report(gateway)
+            await self._ensure(gateway, rendered)
+        taken = [known[0] for known in self._foreign if known[1:] == key]
+        await self._report(gateway, tuple(kind for kind in _NEEDED if kind in taken))
+        return _LOOK_AGAIN if taken else None
 
     def _ours(self, gateway: Gateway) -> bool:
         found = self._informers.gateway_classes.store.get(("", gateway.spec.gateway_class_name))
         return found is not None and found.spec.controller_name == names.MESH_CONTROLLER
 
-    async def _ensure(self, key: tuple[str, str], rendered: Rendered) -> None:
-        """Apply an object unless it is what the same manifest made it before."""
+    async def _ensure(self, gateway: Gateway, rendered: Rendered) -> None:
+        """Apply an object unless it is what the same manifest made it before, or somebody else's."""
+        key = (gateway.metadata.namespace, gateway.metadata.name)
         known = (rendered.resource.kind, *key)
         manifest = msgspec.json.encode(rendered.manifest, order="deterministic")
         present = self._stores[rendered.resource.kind].store.get(key)
         if present is not None and self._applied.get(known) == (manifest, essence(present)):
             return
+        if await self._is_foreign(gateway, rendered.resource, present):
+            if known not in self._foreign:
+                log.warning(
+                    "an object with a waypoint's name is not the waypoint's",
+                    object=f"{known[0]} {'/'.join(key)}",
+                    remedy="delete it, or give the Gateway another name",
+                )
+            self._foreign.add(known)
+            return
+        self._foreign.discard(known)
         result = await self._apply(rendered.resource, rendered.manifest)
         self._applied[known] = (manifest, essence(result))
 
-    async def _report(self, gateway: Gateway) -> None:
+    async def _is_foreign(self, gateway: Gateway, resource: Resource[Any], present: Any) -> bool:
+        """Whether there is such an object that neither has the label of what is managed nor is owned by the Gateway."""
+        meta = gateway.metadata
+        if present is None:
+            try:
+                present = await self._client.get(resource, meta.name, meta.namespace)
+            except NotFound:
+                return False
+        _, labels, _, owners, *_ = essence(present)
+        uids = (one.get("uid") if isinstance(one, Mapping) else one.uid for one in owners or ())
+        return names.GATEWAY_MANAGED not in (labels or {}) and meta.uid not in uids
+
+    async def _report(self, gateway: Gateway, taken: tuple[str, ...]) -> None:
         key = (gateway.metadata.namespace, gateway.metadata.name)
         deployment = self._informers.managed_deployments.store.get(key)
-        service = self._informers.services.store.get(key)
-        status = gateway_status.gateway_status(gateway, Behind(deployment, service, self._domain))
+        service = self._informers.services.store.get(key) if SERVICES.kind not in taken else None
+        status = gateway_status.gateway_status(gateway, Behind(deployment, service, self._domain, taken))
         if not _status_differs(gateway, status):
             return
         metadata = {"name": key[1], "namespace": key[0]}
