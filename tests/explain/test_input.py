@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,3 +158,32 @@ def test_unknown_clients() -> None:
 def test_bad_urls(url: str) -> None:
     with pytest.raises(InputError, match="URL"):
         places.target(scene(), url, "test")
+
+
+def outside(name: str, address: str, namespace: str = "test", **spec: Any) -> str:
+    body = {"hosts": [f"{name}.example"], "addresses": [address], "ports": [{"number": 5000, "name": "http"}], **spec}
+    manifest = {"kind": "ServiceEntry", "metadata": {"name": name, "namespace": namespace}, "spec": body}
+    return json.dumps(manifest)
+
+
+def test_an_address_that_several_claim_is_whose_node_proxies_take_it_for() -> None:
+    """The pod's, the Service's, and of ServiceEntries the one of the client's namespace, then the oldest."""
+    world = scene()
+    (service,) = (one.record for one in world.index.services.values() if one.record.name == "helloworld")
+    pod = next(one.record for one in world.index.workloads.values() if one.record.namespace == "hello")
+    taking = outside("a", service.addresses[0], "aaa"), outside("b", pod.addresses[0], "aaa")
+    for texts in (taking, taking[::-1]):
+        found = scene(*texts)
+        at = places.target(found, f"http://{service.addresses[0]}:5000/", "test").service
+        assert at is not None
+        assert at.record.name == "helloworld"
+        assert places.target(found, f"http://{pod.addresses[0]}:5000/", "test").via is places.Via.POD
+    several = scene(
+        outside("a", "192.0.2.1", "aaa"), outside("b", "192.0.2.1", "bbb"), outside("c", "192.0.2.1", "test")
+    )
+    for namespace, name in (("test", "c"), ("bbb", "b"), ("hello", "a")):
+        at = places.target(several, "http://192.0.2.1:5000/", namespace).service
+        assert at is not None
+        assert at.record.name == name
+    private = scene(outside("a", "192.0.2.1", "aaa", exportTo=["."]))
+    assert places.target(private, "http://192.0.2.1:5000/", "test").service is None

@@ -286,12 +286,30 @@ def _local(world: World, host: str) -> bool:
 
 def _service(world: World, host: str, namespace: str) -> ServiceState | None:
     for hostname in _search(host, namespace):
-        for key in ((namespace, hostname), *world.index.services):
-            state = world.index.services.get(key)
-            if state is not None and key[1] == hostname and (not state.record.namespace_only or key[0] == namespace):
-                return state
-    by_address = (one for one in world.index.services.values() if host in one.record.addresses)
-    return next(by_address, None)
+        found = _nearest((one for one in world.index.services.values() if one.record.hostname == hostname), namespace)
+        if found is not None:
+            return found
+    found = _nearest((one for one in world.index.services.values() if host in one.record.addresses), namespace)
+    workload = _by_address(world, host)
+    if found is None or workload is None:
+        return found
+    # As for a node proxy: a pod's address is its own, and a Service's is no other workload's.
+    return found if found.record.kind == "Service" and workload.record.kind != "Pod" else None
+
+
+def _nearest(services: Iterable[ServiceState], namespace: str) -> ServiceState | None:
+    """The one that a client of the namespace means: its own namespace's, else the canonical one."""
+    visible = (one for one in services if not one.record.namespace_only or one.record.namespace == namespace)
+    return min(
+        visible,
+        key=lambda one: (
+            one.record.namespace != namespace,
+            one.record.kind != "Service",
+            not one.canonical,
+            one.record.key,
+        ),
+        default=None,
+    )
 
 
 def _search(host: str, namespace: str) -> Iterable[str]:
@@ -316,7 +334,8 @@ def _by_address(world: World, text: str) -> WorkloadState | None:
         ipaddress.ip_address(text)
     except ValueError:
         return None
-    return next((one for one in world.index.workloads.values() if text in one.record.addresses), None)
+    found = (one for one in world.index.workloads.values() if text in one.record.addresses)
+    return min(found, key=lambda one: (one.record.kind != "Pod", not one.record.hbone, one.record.uid), default=None)
 
 
 def _of_service(world: World, bare: Target, service: ServiceState) -> Target:
