@@ -45,9 +45,8 @@ def write(directory: Path, files: Mapping[str, File]) -> bool:
         for path, file in files.items():
             _write_file(fresh, path, file)
     except OSError:
-        shutil.rmtree(
-            fresh, ignore_errors=True
-        )  # it is tried again every few seconds, and the disk may be full already
+        # It is tried again every few seconds, and the disk may be full already.
+        shutil.rmtree(fresh, ignore_errors=True)
         raise
     old = os.readlink(current) if current.is_symlink() else None
     link = directory / f"{_DATA}_new"
