@@ -187,3 +187,40 @@ def test_an_address_that_several_claim_is_whose_node_proxies_take_it_for() -> No
         assert at.record.name == name
     private = scene(outside("a", "192.0.2.1", "aaa", exportTo=["."]))
     assert places.target(private, "http://192.0.2.1:5000/", "test").service is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest", "field"),
+    [
+        ("AuthorizationPolicy", "metadata: {name: x, generation: many}", "metadata.generation"),
+        ("AuthorizationPolicy", "metadata: {name: x, annotations: [a]}", "metadata.annotations"),
+        ("Pod", "metadata: {name: x, labels: [a]}, spec: {containers: [{name: a}]}", "metadata.labels"),
+        ("Pod", "metadata: {name: x}, spec: {containers: [{name: a}]}, status: x", "status"),
+        ("Service", "metadata: {name: x}, spec: {selector: [a]}", "spec.selector"),
+        ("Service", "metadata: {name: x}, spec: x", "spec"),
+        ("Deployment", "metadata: {name: x}, spec: {template: x}", "spec.template"),
+        (
+            "Deployment",
+            "metadata: {name: x}, spec: {template: {metadata: {labels: [a]}}}",
+            "spec.template.metadata.labels",
+        ),
+        ("StatefulSet", "metadata: {name: x}, spec: {replicas: three}", "spec.replicas"),
+        ("Gateway", "metadata: {name: x}, spec: [1]", "spec"),
+        ("ServiceEntry", "metadata: {name: x}, spec: {hosts: [a.example], ports: [{number: 80}]}", "spec.ports[0]"),
+        ("ServiceEntry", "metadata: {name: x}, spec: [1]", "spec"),
+        ("WorkloadEntry", "metadata: {name: x}, spec: {address: 5}", "spec.address"),
+        ("ConfigMap", "metadata: {name: istio, namespace: istio-system}, data: {mesh: [1]}", "data[...]"),
+        ("ConfigMap", "metadata: {name: istio, namespace: istio-system}, data: [x]", "data"),
+        ("ValidatingWebhookConfiguration", "metadata: {name: x}, webhooks: [5]", "webhooks[0]"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_before_anything_is_made_of_it(kind: str, rest: str, field: str) -> None:
+    with pytest.raises(InputError) as error:
+        scene(f"{{kind: {kind}, {rest}}}", profile="")
+    assert str(error.value).startswith(f"stdin: {kind}/")
+    assert f"/x: {field}: " in str(error.value).replace("istio-system/istio:", "/x:")
+
+
+def test_nulls_in_a_manifest_are_absent() -> None:
+    text = "{kind: Pod, metadata: {name: x, namespace: hello, labels: null}, spec: {containers: [null, {name: a, ports: null}]}}"
+    assert scene(text).manifest("Pod", "hello", "x") is not None

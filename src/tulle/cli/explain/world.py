@@ -14,12 +14,14 @@ from typing import Any
 
 import yaml
 
+from tulle.cli.explain import shapes
 from tulle.cli.explain.completion import Completion
 from tulle.cli.explain.documents import Document, InputError, Key
-from tulle.cli.explain.objects import records
+from tulle.cli.explain.objects import records, typed
 from tulle.istiod.index import convert
 from tulle.istiod.index.mesh import MeshIndex
 from tulle.istiod.index.records import Change
+from tulle.kube.objects import ConfigMap
 from tulle.security.mesh import InvalidMeshConfig, MeshSettings, parse_mesh_config, profile
 
 Edits = Mapping[Key, Mapping[str, Any] | None]
@@ -87,7 +89,7 @@ def offline(documents: Iterable[Document], profile_name: str = "", *, admitted: 
 
     Raises InputError.
     """
-    completion = Completion(documents)
+    completion = Completion(map(shapes.checked, documents))
     given = next(
         (one for key, one in completion.documents.items() if key[0] == "ConfigMap" and key.name == "istio"), None
     )
@@ -128,7 +130,7 @@ def _profile(name: str) -> MeshSettings:
 
 
 def _mesh_config(document: Document) -> MeshSettings:
-    text = (document.manifest.get("data") or {}).get("mesh", "")
+    text = typed(document, ConfigMap).data.get("mesh", "")
     try:
         return parse_mesh_config(yaml.safe_load(text))
     except yaml.YAMLError as error:
