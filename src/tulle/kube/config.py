@@ -64,12 +64,11 @@ def in_cluster(env: Mapping[str, str] = os.environ, directory: Path = SERVICE_AC
         raise ConfigError("not in a cluster: KUBERNETES_SERVICE_HOST is not set; give a kubeconfig instead")
     if not (directory / "token").exists():
         raise ConfigError(f"no service account token at {directory}/token: is automountServiceAccountToken off?")
-    namespace_file = directory / "namespace"
     return Connection(
         server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
         tls=_trust((directory / "ca.crt").read_text(encoding="ascii")),
         token=TokenFile(directory / "token"),
-        namespace=namespace_file.read_text(encoding="ascii").strip() if namespace_file.exists() else "default",
+        namespace=_own_namespace(directory),
     )
 
 
@@ -78,32 +77,54 @@ def from_kubeconfig(path: str, context: str | None = None) -> Connection:
 
     Of several files the first that has an entry wins, as in kubectl. Raises ConfigError.
     """
-    files = [Path(part).expanduser() for part in path.split(os.pathsep) if part]
-    found = [_Kubeconfig(file) for file in files if len(files) == 1 or file.exists()]
-    if not found:
-        raise ConfigError(f"kubeconfig {path}: no such file")
-    chosen = context or next((k.current_context for k in found if k.current_context), "")
+    found = _files(path)
+    chosen = _chosen(found, context)
     if not chosen:
         raise ConfigError(f"kubeconfig {path}: no current-context; name a context")
     _, ctx = _entry(found, "contexts", "context", chosen)
     cluster_file, cluster = _entry(found, "clusters", "cluster", str(ctx.get("cluster", "")))
     user_file, user = _entry(found, "users", "user", str(ctx["user"])) if ctx.get("user") else (cluster_file, {})
-    return _connect(cluster_file, cluster, user_file, user, str(ctx.get("namespace") or "default"))
+    return _connect(cluster_file, cluster, user_file, user, _namespace(ctx))
 
 
 def load(kubeconfig: str | None = None, context: str | None = None) -> Connection:
     """The named kubeconfig; else the pod's service account; else $KUBECONFIG; else ~/.kube/config."""
-    if kubeconfig:
-        return from_kubeconfig(kubeconfig, context)
-    if os.environ.get("KUBERNETES_SERVICE_HOST") and (SERVICE_ACCOUNT_DIR / "token").exists():
+    if not kubeconfig and _is_in_cluster():
         return in_cluster()
-    return from_kubeconfig(os.environ.get("KUBECONFIG") or "~/.kube/config", context)
+    return from_kubeconfig(kubeconfig or _default_files(), context)
+
+
+def namespace_of(kubeconfig: str | None = None, context: str | None = None) -> str:
+    """The namespace that ``load`` would name, without a look at servers and credentials; ``default`` where no kubeconfig is and none
+    is named, or no context is chosen. Raises ConfigError."""
+    if not kubeconfig and _is_in_cluster():
+        return _own_namespace(SERVICE_ACCOUNT_DIR)
+    path = kubeconfig or _default_files()
+    if not kubeconfig and not any(Path(part).expanduser().exists() for part in path.split(os.pathsep) if part):
+        return "default"
+    found = _files(path)
+    chosen = _chosen(found, context)
+    return _namespace(_entry(found, "contexts", "context", chosen)[1]) if chosen else "default"
+
+
+def _is_in_cluster() -> bool:
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (SERVICE_ACCOUNT_DIR / "token").exists()
+
+
+def _default_files() -> str:
+    return os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+def _own_namespace(directory: Path) -> str:
+    file = directory / "namespace"
+    return file.read_text(encoding="ascii").strip() if file.exists() else "default"
 
 
 class _Kubeconfig:
     def __init__(self, path: Path) -> None:
         try:
             document = yaml.safe_load(path.read_text(encoding="utf-8"))
+            document = {} if document is None else document
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"kubeconfig {path}: {error}") from error
         if not isinstance(document, dict):
@@ -112,13 +133,42 @@ class _Kubeconfig:
         self.document: dict[str, Any] = document
         self.current_context = str(document.get("current-context") or "")
 
+    def section(self, name: str) -> list[dict[str, Any]]:
+        """The entries of a section. Raises ConfigError if it is no list of mappings."""
+        entries = self.document.get(name) or []
+        if not isinstance(entries, list):
+            raise ConfigError(f"kubeconfig {self.path}: {name}: found {type(entries).__name__}, expected a list")
+        return [self.mapping(entry, f"{name}[{index}]") for index, entry in enumerate(entries)]
+
+    def mapping(self, value: object, where: str) -> dict[str, Any]:
+        """A value that is a mapping, or absent. Raises ConfigError for any other."""
+        if value is not None and not isinstance(value, dict):
+            raise ConfigError(f"kubeconfig {self.path}: {where}: found {type(value).__name__}, expected a mapping")
+        return value or {}
+
+
+def _files(path: str) -> list[_Kubeconfig]:
+    files = [Path(part).expanduser() for part in path.split(os.pathsep) if part]
+    found = [_Kubeconfig(file) for file in files if len(files) == 1 or file.exists()]
+    if not found:
+        raise ConfigError(f"kubeconfig {path}: no such file")
+    return found
+
+
+def _chosen(files: list[_Kubeconfig], context: str | None) -> str:
+    return context or next((file.current_context for file in files if file.current_context), "")
+
+
+def _namespace(context: dict[str, Any]) -> str:
+    return str(context.get("namespace") or "default")
+
 
 def _entry(files: list[_Kubeconfig], section: str, key: str, name: str) -> tuple[Path, dict[str, Any]]:
     names = []
     for file in files:
-        for item in file.document.get(section) or []:
+        for item in file.section(section):
             if item.get("name") == name:
-                return file.path, item.get(key) or {}
+                return file.path, file.mapping(item.get(key), f"{section}[{name}].{key}")
             names.append(str(item.get("name")))
     where = ", ".join(str(f.path) for f in files)
     raise ConfigError(f"kubeconfig {where}: {section} has no {name!r}; found: {', '.join(names) or 'none'}")
