@@ -152,9 +152,26 @@ def test_unknown_clients() -> None:
         places.client(scene(), "secret/x", "test")
     with pytest.raises(InputError, match="accepted is"):
         places.client(scene(), "spiffe://what", "test")
+    for name in ("", "a/b", "A"):
+        with pytest.raises(InputError, match=f"client 'sa/{name}'"):
+            places.client(scene(), f"sa/{name}", "test")
 
 
-@pytest.mark.parametrize("url", ["ftp://a/", "http://:80/", "tcp://a", "http://a:x/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "ftp://a/",
+            "http://:80/",
+            "tcp://a",
+            "http://a:x/",
+            "http://[::1",
+            "http://ex\u2100mple/",
+            "http://h\u00e9/",
+        ),
+        *("http://helloworld.hello:5000/caf\u00e9", "http://helloworld.hello:5000/a b", "http://helloworld.hello:0/"),
+    ],
+)
 def test_bad_urls(url: str) -> None:
     with pytest.raises(InputError, match="URL"):
         places.target(scene(), url, "test")

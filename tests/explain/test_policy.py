@@ -161,6 +161,11 @@ def test_decide(tmp_path: Path, by_file: bool) -> None:
         ('{"client": "outside", "url": "http://helloworld.hello:5000/", "verb": "GET"}', "verb: unknown field"),
         ('{"client": "outside", "url": "http://helloworld.hello:5000/", "headers": {"a": 1}}', "headers.a: found 1"),
         ('{"client": "pod/none", "url": "http://helloworld.hello:5000/"}', "no such pod"),
+        ('{"client": "outside", "url": "http://[::1"}', "URL 'http://[::1'"),
+        ('{"client": "outside", "url": "http://a\u2100b/"}', "URL 'http://a\u2100b/'"),
+        ('{"client": "outside", "url": "http://helloworld.hello:5000/", "method": "G T"}', "method 'G T'"),
+        ('{"client": "outside\\ud800", "url": "http://helloworld.hello:5000/"}', "client 'outside"),
+        ("[" * 100000, "nested too deeply"),
     ],
 )
 def test_a_line_that_is_no_request(tmp_path: Path, line: str, says: str) -> None:
@@ -169,6 +174,32 @@ def test_a_line_that_is_no_request(tmp_path: Path, line: str, says: str) -> None
     told = json.loads(result.stdout)
     assert told["line"] == 1
     assert says in told["error"]
+
+
+def test_a_line_of_other_bytes_than_utf8_spoils_no_other(tmp_path: Path) -> None:
+    good = b'{"client": "outside", "url": "http://helloworld.hello:5000/", "id": "\\ud800\xe2\x80\xa8"}\n'
+    requests = tmp_path / "requests"
+    requests.write_bytes(b"\xff\n" + good)
+    folder = tmp_path / "mesh"
+    folder.mkdir()
+    written(folder)
+    for result in (
+        run("decide", "-f", str(folder), "--request", str(requests)),
+        CliRunner().invoke(app, ["policy", "decide", "-f", str(folder)], input=requests.read_bytes()),
+    ):
+        assert result.exit_code == 1
+        broken, decided = (json.loads(line) for line in result.stdout_bytes.splitlines())
+        assert broken == {"line": 1, "error": "this is no UTF-8"}
+        assert (decided["id"], decided["allowed"]) == ("\ud800\u2028", True)
+
+
+def test_standard_input_is_read_once(tmp_path: Path) -> None:
+    result = run("decide", "-f", "-", stdin="{kind: Namespace, metadata: {name: a}}")
+    assert result.exit_code == 1
+    assert "standard input" in result.stderr
+    refused = CliRunner().invoke(app, ["policy", "compile", "-f", "-"], input=b"\xff")
+    assert isinstance(refused.exception, SystemExit)
+    assert "-f -: this is no UTF-8" in refused.stderr
 
 
 def test_fields_stand_in_the_help() -> None:

@@ -37,7 +37,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], gap: int = _GAP)
 
 
 def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    """Print it. Half a character, which JSON and arguments may hold, is printed as its escape."""
+    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
     sys.stdout.flush()
 
 

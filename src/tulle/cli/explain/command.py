@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -54,8 +53,18 @@ def world_of(
         console.fail(str(error))
 
 
+def reads_stdin(files: Sequence[str]) -> bool:
+    """Whether one of the paths stands for standard input."""
+    return any(one == "-" or one.endswith("=-") for one in files)
+
+
 def _stdin(files: Sequence[str]) -> str | None:
-    return sys.stdin.read() if any(one == "-" or one.endswith("=-") for one in files) else None
+    if not reads_stdin(files):
+        return None
+    try:
+        return console.read("-").decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"-f -: this is no UTF-8: {error}") from error
 
 
 def explain_(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tulle.cli.explain import places, route, tokens
 from tulle.cli.explain.authorizers import Answers, Consultation, consultation
+from tulle.cli.explain.documents import InputError
 from tulle.cli.explain.places import Client, Sort, Target
 from tulle.cli.explain.route import Ask, Leg, Way
 from tulle.cli.explain.world import World
@@ -34,6 +36,7 @@ _SEEN: Mapping[str, Seen] = {
     "unresolved": Seen("unresolved", 6, "curl: (6) Could not resolve host"),
 }
 UNDECIDED = "undecided"
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OUTCOMES: Mapping[Outcome, str] = {
     Outcome.ALLOWED: "200",
     Outcome.FORBIDDEN: "403",
@@ -131,7 +134,11 @@ class Evaluation:
 
 
 def evaluate(world: World, ask: Ask) -> Evaluation:
-    """Answer the question in this world. Raises InputError if client or target cannot be found."""
+    """Answer the question in this world. Raises InputError for no method, and if client or target cannot be found."""
+    if not _METHOD.fullmatch(ask.method):
+        raise InputError(
+            f"method {ask.method!r}: accepted is an HTTP method such as GET, or - for a port that is not HTTP"
+        )
     client = places.client(world, ask.client, ask.namespace)
     target = places.target(world, ask.url, client.namespace)
     way = route.way(world, client, target, ask, None)

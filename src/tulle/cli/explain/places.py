@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tulle.cli.explain.documents import InputError
 from tulle.cli.explain.world import World
@@ -22,6 +23,8 @@ from tulle.istiod.index.state import ServiceState, WorkloadState
 from tulle.security.identity import Identity, InvalidIdentity
 
 DOMAIN = "cluster.local"
+_STRANGE = re.compile(r"[^!-~]")
+"""What no URL holds as it is. Sent all the same it is answered with 400 by a waypoint, whatever the policies say."""
 _PORTS = {"http": 80, "https": 443, "tcp": 0}
 _SERVICE_ACCOUNTS = frozenset({"serviceaccount", "sa"})
 _WORKLOADS = frozenset(
@@ -159,7 +162,7 @@ def client(world: World, text: str, namespace: str) -> Client:
         kind, name = "pod", text
     kind = kind.lower().removesuffix("s") if kind.lower() not in _WORKLOADS | _SERVICE_ACCOUNTS else kind.lower()
     if kind in _SERVICE_ACCOUNTS:
-        return _account(world, namespace, name)
+        return _account(world, text, Identity(world.settings.trust_domain, namespace, name))
     if kind in ("pod", "po"):
         state = world.index.workloads.get(pod_uid(namespace, name))
     elif kind in _WORKLOADS:
@@ -198,8 +201,15 @@ def _identified(text: str) -> Client:
     return Client(text, identity.namespace, Sort.MESH, why, identity)
 
 
-def _account(world: World, namespace: str, name: str) -> Client:
-    identity = Identity(world.settings.trust_domain, namespace, name)
+def _account(world: World, text: str, identity: Identity) -> Client:
+    namespace, name = identity.namespace, identity.service_account
+    try:
+        Identity.parse(identity.spiffe)
+    except InvalidIdentity as error:
+        raise InputError(
+            f"client {text!r}: in namespace {namespace!r} it would be {identity.spiffe}, which no pod can be; accepted are the names of a "
+            "namespace and of a service account"
+        ) from error
     why = "a pod with this service account, taken to be captured"
     return Client(f"service account {namespace}/{name}", namespace, Sort.MESH, why, identity)
 
@@ -248,13 +258,19 @@ def is_gateway(world: World, state: WorkloadState) -> bool:
 
 def target(world: World, url: str, namespace: str) -> Target:
     """Resolve a URL as a pod of `namespace` would. `NAME.NAMESPACE.pod` addresses a pod by its name. Raises InputError."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in _PORTS:
-        raise InputError(f"URL {url!r}: found scheme {parts.scheme!r}; accepted are {', '.join(_PORTS)}")
+    if strange := _STRANGE.search(url):
+        written = quote(strange[0], errors="surrogatepass")
+        raise InputError(
+            f"URL {url!r}: found {strange[0]!r}; in a path it is written {written}, and a host's name in ASCII (IDNA, xn--…)"
+        )
     try:
-        port = parts.port or _PORTS[parts.scheme]
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        given = parts.port
     except ValueError as error:
         raise InputError(f"URL {url!r}: {error}") from error
+    if parts.scheme not in _PORTS:
+        raise InputError(f"URL {url!r}: found scheme {parts.scheme!r}; accepted are {', '.join(_PORTS)}")
+    port = _PORTS[parts.scheme] if given is None else given
     host = (parts.hostname or "").rstrip(".")
     if not host or not port:
         raise InputError(f"URL {url!r}: accepted is scheme://host:port/path; a tcp:// URL needs its port")

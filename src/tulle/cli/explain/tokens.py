@@ -58,7 +58,7 @@ def read(token: str) -> Mapping[str, Any]:
         raise InputError(f"--jwt: found {len(parts)} parts; accepted is header.claims.signature, each in base64url")
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError) as error:
+    except (binascii.Error, ValueError, RecursionError) as error:
         raise InputError(f"--jwt: the second part is no JSON in base64url: {error}") from error
     if not isinstance(claims, Mapping):
         raise InputError("--jwt: the claims are no JSON object")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ import yaml
 
 from tulle.cli import console
 from tulle.cli.explain import authorizers
-from tulle.cli.explain.command import Authorizers, Files, IstioNamespace, Profile, world_of
+from tulle.cli.explain.command import Authorizers, Files, IstioNamespace, Profile, reads_stdin, world_of
 from tulle.cli.explain.documents import InputError
 from tulle.cli.options import Context, Kubeconfig
 from tulle.cli.policy.compiled import TARGETS, compile_policies
@@ -72,18 +74,28 @@ def decide_(
 
     Exit code 1 if a line was no request; whether requests are allowed does not matter for it.
     """
+    if request == "-" and reads_stdin(file or ()):
+        console.fail(
+            "standard input cannot be both the requests and -f -; name a file for one of them (--request PATH)"
+        )
     world = world_of(file, profile, kubeconfig, context, istio_namespace)
     try:
         answers = authorizers.read(authorizer or [], world.settings)
     except InputError as error:
         console.fail(str(error))
-    try:
-        lines = sys.stdin if request == "-" else Path(request).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        console.fail(f"--request {request}: {error}")
     failed = False
-    for decision in decide_lines(world, lines, time.time(), answers):
+    for decision in decide_lines(world, _lines(request), time.time(), answers):
         failed = failed or "error" in decision
         console.say(json.dumps(decision, ensure_ascii=False))
     if failed:
         raise typer.Exit(1)
+
+
+def _lines(request: str) -> Iterator[str]:
+    """The lines of a file or of standard input, as they come. Bytes that are no UTF-8 are left to the line that holds them."""
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if request == "-" else Path(request).open("rb") as source:
+            for line in source:
+                yield line.decode(errors="surrogateescape")
+    except OSError as error:
+        console.fail(f"--request {request}: {error.strerror}")

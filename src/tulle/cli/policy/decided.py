@@ -42,9 +42,14 @@ def decide_lines(world: World, lines: Iterable[str], now: float, answers: Answer
 
 def _read(line: str, now: float) -> tuple[dict[str, Any], Ask]:
     try:
+        line.encode()
         value = json.loads(line)
+    except UnicodeEncodeError as error:
+        raise InputError("this is no UTF-8") from error
     except ValueError as error:
         raise InputError(f"this is no JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError("this is nested too deeply") from error
     if not isinstance(value, dict):
         raise InputError(f"found {type(value).__name__}; accepted is an object with {', '.join(FIELDS)}")
     for name in value:
