@@ -45,8 +45,8 @@ test: debian-test $(VENV)/.installed lint
 	@./scripts/test
 
 lint: $(VENV)/.installed
-	ruff check src tests
-	ruff format --check src tests
+	ruff check src tests bench
+	ruff format --check src tests bench
 	lint-imports
 	mypy
 

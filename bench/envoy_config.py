@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from bench import processes
+from bench import envoy_admin, processes
 from bench.mesh import Mesh, MeshError
 
-_SOCKET = "admin.sock"
 _STATES = ("dynamic_listeners", "dynamic_active_clusters", "dynamic_route_configs", "dynamic_active_secrets")
 """The parts of a dump that came by xDS."""
 
@@ -21,26 +19,7 @@ def read(mesh: Mesh) -> Mapping[str, Any]:
     envoys = [process for process in mesh.processes() if processes.name(process) == "ztunnel's Envoy"]
     if not envoys:
         raise MeshError("no process is ztunnel's Envoy")
-    pid = envoys[0].pid
-    config = next(word for word in envoys[0].command if word.startswith("/run/tulle-ztunnel/"))
-    folder = config.rsplit("/", 1)[0]
-    with socket.socket(socket.AF_UNIX) as link:
-        link.connect(f"/proc/{pid}/root{folder}/{_SOCKET}")
-        link.sendall(b"GET /config_dump HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n")
-        answer = b"".join(iter(lambda: link.recv(1 << 20), b""))
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if b"transfer-encoding: chunked" in head.lower():
-        body = b"".join(_chunks(body))
-    dump: Mapping[str, Any] = json.loads(body)
-    return dump
-
-
-def _chunks(body: bytes) -> Iterator[bytes]:
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        count = int(size, 16)
-        yield rest[:count]
-        body = rest[count + 2 :]
+    return envoy_admin.ask(envoys[0], "/config_dump")
 
 
 def _parts(dump: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

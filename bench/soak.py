@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import private, processes, report, soak_report
+from bench import envoy_admin, private, processes, report, soak_report
 from bench.mesh import BIN, Mesh, Pod, run, running
 from tulle.kube.client import Client
 from tulle.kube.objects import Pod as PodObject
@@ -35,6 +35,7 @@ PORT, PATH = 5000, "/hello"
 PLACES: Mapping[str, str] = {"soak-l4": "ztunnel only", "soak-l7": "ztunnel and waypoint"}
 """The namespaces of the servers, and the paths to them."""
 REPLICAS, LEAST = 5, 3
+ENVOYS = ("ztunnel's Envoy", "waypoint's Envoy")
 _SAMPLE = 5.0
 _KILL_EVERY = 1.0
 _FASTEST = 20.0
@@ -135,6 +136,11 @@ async def _replace(client: Client, seen: Soak) -> None:
         await client.delete(PODS, oldest.metadata.name, namespace)
 
 
+def _given_out(envoy: processes.Process) -> int:
+    """Bytes that its allocator has given out: what it keeps, whichever pages of its heap that touches."""
+    return int(envoy_admin.ask(envoy, "/memory")["allocated"])
+
+
 async def _sample(mesh: Mesh, seen: Soak) -> None:
     """Memory and open files of every process of the mesh, over and over."""
     while True:
@@ -144,6 +150,8 @@ async def _sample(mesh: Mesh, seen: Soak) -> None:
             if memory is not None:
                 name = f"{processes.name(process)} {process.pid}"
                 found[name] = {"rss": memory.rss, "uss": memory.uss, "files": processes.open_files(process.pid)}
+                if processes.name(process) in ENVOYS:
+                    found[name]["given_out"] = await asyncio.to_thread(_given_out, process)
         seen.samples.append({"at": time.time(), "processes": found})
         await asyncio.sleep(_SAMPLE)
 

@@ -80,6 +80,8 @@ def _growth(samples: Sequence[Mapping[str, Any]], warm_up: float) -> dict[str, d
             "files_per_minute": files,
             "series": series,
         }
+        if "given_out" in points[0][1]:
+            grown[name]["given_out"] = slope([(minute, found["given_out"] / 1e3) for minute, found in points])
     return grown
 
 
@@ -120,11 +122,16 @@ def _process_rows(found: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             name.rsplit(" ", 1)[0],
             f"{begin:.1f}",
             f"{end:.1f}",
-            f"{process['kb_per_minute']:+.1f} ± {process['error']:.1f}",
+            _with_error((process["kb_per_minute"], process["error"])),
             f"{process['share']:+.2%}",
             "no" if process["share"] <= ALLOWED else "yes",
+            _with_error(process["given_out"]) if "given_out" in process else "",
             f"{process['files_per_minute']:+.2f}",
         )
+
+
+def _with_error(found: Sequence[float]) -> str:
+    return "{:+.1f} ± {:.1f}".format(*found)
 
 
 def tables(found: Mapping[str, Any]) -> str:
@@ -132,7 +139,13 @@ def tables(found: Mapping[str, Any]) -> str:
     head = ("path", "highest rate", "rate", "requests", "failed, of deleted pods", "failed, others")
     marks = (*(f"p{share * 100:g} ms" for share in _SHARES), "longest")
     minutes = f"{found['seconds'] / 60:.0f}"
-    growth = ("KB/min", f"in {minutes} minutes", f"grows by more than {ALLOWED:.1%}", "open files/min")
+    growth = (
+        "KB/min",
+        f"in {minutes} minutes",
+        f"grows by more than {ALLOWED:.1%}",
+        "allocator, KB/min",
+        "open files/min",
+    )
     processes = ("process", "MB after the warm-up", "MB at the end", *growth)
     return "\n".join(
         (
