@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from tulle.cluster.controllers.daemonset import DaemonSetController
 from tulle.cluster.controllers.endpointslice import EndpointSliceController
 from tulle.cluster.controllers.garbagecollector import GarbageCollector
 from tulle.cluster.controllers.nodelifecycle import NodeLifecycleController
@@ -11,7 +12,7 @@ from tulle.cluster.controllers.replicaset import ReplicaSetController
 from tulle.cluster.controllers.scheduler import Scheduler
 from tulle.kube import Conflict
 from tulle.kube.errors import Forbidden
-from tulle.kube.resources import CONFIG_MAPS, ENDPOINT_SLICES, NODES, PODS, REPLICA_SETS, SERVICES
+from tulle.kube.resources import CONFIG_MAPS, DAEMON_SETS, ENDPOINT_SLICES, NODES, PODS, REPLICA_SETS, SERVICES
 
 from .memoryapi import MemoryApi, running, until
 
@@ -191,3 +192,65 @@ async def test_an_object_that_breaks_its_controller_costs_no_other_object_its_ca
         await asyncio.sleep(0.05)
         api.put(REPLICA_SETS, replica_set("web"))
         await until(lambda: any(name.startswith("web-") for _, name in api.objects["pods"]))
+
+
+def daemon_set(name: str, **meta: Any) -> dict[str, Any]:
+    body = replica_set(name)
+    del body["spec"]["replicas"]
+    body["spec"]["updateStrategy"] = {"type": "OnDelete"}
+    body["metadata"] |= {"uid": f"{name}-uid", **meta}
+    return body
+
+
+def owners(api: MemoryApi, name: str) -> list[str]:
+    return [ref["uid"] for ref in api.objects["pods"]["a", name]["metadata"].get("ownerReferences", ())]
+
+
+async def test_a_daemon_set_takes_over_pods_that_nobody_owns() -> None:
+    api = MemoryApi()
+    api.put(NODES, node())
+    api.put(PODS, pod("web", on="n1"))
+    api.put(DAEMON_SETS, daemon_set("web"))
+    async with running(api, DaemonSetController):
+        await until(lambda: owners(api, "web") == ["web-uid"])
+        await until(lambda: "status" in api.objects["daemonsets"]["a", "web"])
+        await asyncio.sleep(0.1)
+    assert list(api.objects["pods"]) == [("a", "web")]
+
+
+async def test_a_daemon_set_lets_go_of_a_pod_that_it_does_not_select_any_more() -> None:
+    api = MemoryApi()
+    api.put(NODES, node())
+    api.put(DAEMON_SETS, daemon_set("web"))
+    async with running(api, DaemonSetController):
+        await until(lambda: bool(api.objects.get("pods")))
+        (_, name), found = next(iter(api.objects["pods"].items()))
+        api.put(PODS, {**found, "metadata": {**found["metadata"], "labels": {"app": "debug"}}})
+        await until(lambda: not owners(api, name))
+        await until(lambda: len(api.objects["pods"]) == 2)
+
+
+async def test_pods_of_a_daemon_set_that_fail_at_once_are_replaced_ever_more_seldom() -> None:
+    api = MemoryApi()
+    api.put(NODES, node())
+    api.put(DAEMON_SETS, daemon_set("web"))
+    async with running(api, lambda context: DaemonSetController(context, first_pause=0.05)):
+        for _ in range(300):
+            for key, found in list(api.objects.get("pods", {}).items()):
+                if found.get("status", {}).get("phase") != "Failed":
+                    api.put(
+                        PODS, {**api.objects["pods"][key], "spec": {"nodeName": "n1"}, "status": {"phase": "Failed"}}
+                    )
+            await asyncio.sleep(0.005)
+    made = sum(verb == "create" and plural == "pods" for verb, plural, _ in api.requests)
+    assert 3 <= made <= 8
+
+
+async def test_a_deleted_daemon_set_takes_over_nothing() -> None:
+    api = MemoryApi()
+    api.put(NODES, node())
+    api.put(PODS, pod("web", on="n1"))
+    api.put(DAEMON_SETS, daemon_set("web", deletionTimestamp=NOW))
+    async with running(api, DaemonSetController):
+        await asyncio.sleep(0.1)
+    assert not owners(api, "web")

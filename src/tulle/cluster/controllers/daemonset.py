@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from tulle.cluster.controllers import nodefit
+from tulle.cluster.controllers.backoff import Backoff
 from tulle.cluster.controllers.caches import Context, Subscriptions, controller_of
 from tulle.cluster.controllers.daemonpods import (
     REVISION_HASH,
@@ -23,7 +24,7 @@ from tulle.cluster.controllers.daemonpods import (
 )
 from tulle.cluster.controllers.patches import merge_diff
 from tulle.cluster.controllers.podcontrol import PodControl
-from tulle.cluster.controllers.pods import available_in, is_ready, owner_reference
+from tulle.cluster.controllers.pods import available_in, is_active, is_ready, owner_reference
 from tulle.cluster.controllers.rollout import scaled
 from tulle.kube import ApiError, Change, WorkQueue, reference
 from tulle.kube.informer import Key
@@ -31,26 +32,30 @@ from tulle.kube.objects import DaemonSet, DaemonSetStatus, Node, Pod
 from tulle.kube.resources import DAEMON_SETS
 from tulle.kube.selectors import matches
 
+_LONGEST_PAUSE = 900.0
+
 
 @dataclass
 class _Plan:
-    """Pods to delete, and nodes that need one."""
+    """Pods to delete, nodes that need one, and in how many seconds there is more to do."""
 
     delete: list[Pod] = field(default_factory=list)
     create: list[str] = field(default_factory=list)
+    later: list[float] = field(default_factory=list)
 
 
 class DaemonSetController:
-    """Reconciles every DaemonSet with the nodes."""
+    """Reconciles every DaemonSet with the nodes. ``first_pause``: seconds before a second pod that failed on a node is replaced."""
 
     name = "daemonset-controller"
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, first_pause: float = 1.0) -> None:
         self._client = context.client
         self._caches = context.caches
         self._events = context.recorder(self.name)
         self._queue: WorkQueue[Key] = WorkQueue("DaemonSet")
-        self._pods = PodControl(context.client, self._events, self._caches.pods.store)
+        self._pods = PodControl(context.client, self._events, self._caches)
+        self._failures: Backoff[tuple[str, int, str]] = Backoff(first_pause, _LONGEST_PAUSE)
         self._history = TemplateHistory(context)
 
     async def run(self) -> None:
@@ -73,6 +78,10 @@ class DaemonSetController:
             owner = controller_of(pod) if pod is not None else None
             if owner is not None and owner.kind == "DaemonSet":
                 self._queue.add((change.key[0], owner.name))
+        if change.new is not None and controller_of(change.new) is None and is_active(change.new):
+            for key, ds in self._caches.daemon_sets.store.items():
+                if key[0] == change.key[0] and matches(ds.spec.selector, change.new.metadata.labels):
+                    self._queue.add(key)
 
     def _on_node(self, change: Change[Node]) -> None:
         old, new = change.old, change.new
@@ -88,23 +97,16 @@ class DaemonSetController:
         if not self._pods.settled(key):
             return 1.0
         revision = await self._history.current(ds)
-        by_node = self._pods_by_node(ds)
+        by_node = _by_node(await self._pods.claimed(DAEMON_SETS, ds, ds.spec.selector))
         plan = self._plan(ds, revision, by_node)
         if not plan.delete and ds.spec.update_strategy.type == "RollingUpdate":
             plan.delete += self._outdated(ds, revision, by_node)
         failure = await self._carry_out(key, ds, revision, plan)
-        again = await self._write_status(ds, revision, by_node)
+        plan.later += await self._write_status(ds, revision, by_node)
         if failure is not None:
             raise failure
         await self._history.forget_old(ds, revision)
-        return again
-
-    def _pods_by_node(self, ds: DaemonSet) -> dict[str, list[Pod]]:
-        found: dict[str, list[Pod]] = {}
-        for pod in self._caches.pods_by_owner.owned(ds.metadata.namespace, ds.metadata.uid):
-            if matches(ds.spec.selector, pod.metadata.labels):
-                found.setdefault(node_of(pod), []).append(pod)
-        return found
+        return min(plan.later, default=None)
 
     def _nodes(self) -> list[Node]:
         return sorted(self._caches.nodes.store.values(), key=lambda node: node.metadata.name)
@@ -115,14 +117,10 @@ class DaemonSetController:
         for node in self._nodes():
             pods = [pod for pod in by_node.get(node.metadata.name, ()) if not pod.metadata.deletion_timestamp]
             finished = [pod for pod in pods if pod.status.phase in ("Succeeded", "Failed")]
+            if finished and should_continue(ds, node) and self._must_wait(ds, node, plan):
+                continue
             for pod in finished:
-                self._events.event(
-                    reference(DAEMON_SETS, ds),
-                    "Warning",
-                    "FailedDaemonPod",
-                    f"Found failed daemon pod {pod.metadata.namespace}/{pod.metadata.name} on node "
-                    f"{node.metadata.name}, will try to kill it",
-                )
+                self._tell_finished(ds, node, pod)
             plan.delete += finished
             live = sorted((pod for pod in pods if pod not in finished), key=_seniority)
             if not should_continue(ds, node):
@@ -132,11 +130,30 @@ class DaemonSetController:
             else:
                 plan.delete += self._surplus(ds, revision, live, surge)
         plan.delete += [
-            pod for name, pods in by_node.items() if ("", name) not in self._caches.nodes.store for pod in pods
+            pod for name, pods in by_node.items() if name and ("", name) not in self._caches.nodes.store for pod in pods
         ]
         plan.delete = [pod for pod in plan.delete if not pod.metadata.deletion_timestamp]
         plan.create += self._surging(ds, revision, by_node, surge)
         return plan
+
+    def _must_wait(self, ds: DaemonSet, node: Node, plan: _Plan) -> bool:
+        """A pod that fails whenever it runs is replaced ever more seldom, until the set's next generation."""
+        key = (ds.metadata.uid, ds.metadata.generation, node.metadata.name)
+        left = self._failures.left(key)
+        if left > 0:
+            plan.later.append(left)
+        else:
+            self._failures.note(key)
+        return left > 0
+
+    def _tell_finished(self, ds: DaemonSet, node: Node, pod: Pod) -> None:
+        self._events.event(
+            reference(DAEMON_SETS, ds),
+            "Warning",
+            "FailedDaemonPod",
+            f"Found failed daemon pod {pod.metadata.namespace}/{pod.metadata.name} on node "
+            f"{node.metadata.name}, will try to kill it",
+        )
 
     @staticmethod
     def _is_leaving(by_node: dict[str, list[Pod]], node: Node) -> bool:
@@ -207,7 +224,8 @@ class DaemonSetController:
         )
         return next((error for error in results if error is not None), None)
 
-    async def _write_status(self, ds: DaemonSet, revision: str, by_node: dict[str, list[Pod]]) -> float | None:
+    async def _write_status(self, ds: DaemonSet, revision: str, by_node: dict[str, list[Pod]]) -> list[float]:
+        """Seconds until further pods count as available."""
         counts = dict.fromkeys(("desired", "current", "misplaced", "ready", "available", "updated"), 0)
         later: list[float] = []
         for node in self._nodes():
@@ -244,7 +262,15 @@ class DaemonSetController:
                 patch[name] = msgspec.to_builtins(status).get(name, 0)
             body: dict[str, Any] = {"status": patch}
             await self._client.patch(DAEMON_SETS, ds.metadata.name, body, ds.metadata.namespace, subresource="status")
-        return min(later) if later else None
+        return later
+
+
+def _by_node(pods: list[Pod]) -> dict[str, list[Pod]]:
+    """Pods by the node that they are for; "" for those that name none."""
+    found: dict[str, list[Pod]] = {}
+    for pod in pods:
+        found.setdefault(node_of(pod), []).append(pod)
+    return found
 
 
 def _revision(pod: Pod) -> str:

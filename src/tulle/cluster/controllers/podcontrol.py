@@ -2,26 +2,28 @@
 does not look again before its cache shows them.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
+from tulle.cluster.controllers.caches import Caches
 from tulle.cluster.controllers.expectations import Expectations
-from tulle.cluster.controllers.pods import namespace_is_ending
-from tulle.kube import ApiError, Change, NotFound
+from tulle.cluster.controllers.pods import is_active, namespace_is_ending, owner_reference
+from tulle.kube import ApiError, Change, NotFound, Resource
 from tulle.kube.client import Client
 from tulle.kube.events import EventRecorder
 from tulle.kube.informer import Key
-from tulle.kube.objects import ObjectReference, Pod
+from tulle.kube.objects import KubeObject, LabelSelector, ObjectReference, Pod
 from tulle.kube.resources import PODS
+from tulle.kube.selectors import matches
 
 
 class PodControl:
-    """The pods of one kind of owner. Feed ``observe`` with every change of ``pods``, the informer's store of them."""
+    """The pods of one kind of owner. Feed ``observe`` with every change of the pods in ``caches``."""
 
-    def __init__(self, client: Client, events: EventRecorder, pods: Mapping[Key, Pod]) -> None:
+    def __init__(self, client: Client, events: EventRecorder, caches: Caches) -> None:
         self._client = client
         self._events = events
-        self._pods = pods
+        self._pods = caches.pods.store
+        self._owned = caches.pods_by_owner
         self._expectations = Expectations()
 
     def observe(self, change: Change[Pod]) -> None:
@@ -31,6 +33,28 @@ class PodControl:
     def settled(self, owner: Key) -> bool:
         """Whether the cache shows everything that was done for ``owner``."""
         return self._expectations.satisfied(owner)
+
+    async def claimed(self, res: Resource[Any], owner: KubeObject, selector: LabelSelector) -> list[Pod]:
+        """The owner's pods, after releasing those that left its selector and, unless it is being deleted, adopting orphans
+        that match. Raises ApiError.
+        """
+        meta, claimed = owner.metadata, []
+        for pod in self._owned.owned(meta.namespace, meta.uid):
+            if matches(selector, pod.metadata.labels):
+                claimed.append(pod)
+            elif not pod.metadata.deletion_timestamp:
+                await self._patch_owners(pod, [ref for ref in pod.metadata.owner_references if ref.uid != meta.uid])
+        if meta.deletion_timestamp or not (selector.match_labels or selector.match_expressions):
+            return claimed
+        for pod in self._owned.owned(meta.namespace, ""):
+            if is_active(pod) and matches(selector, pod.metadata.labels):
+                await self._patch_owners(pod, [*pod.metadata.owner_references, owner_reference(res, owner)])
+                claimed.append(pod)
+        return claimed
+
+    async def _patch_owners(self, pod: Pod, refs: list[Any]) -> None:
+        meta = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version, "ownerReferences": refs}
+        await self._client.patch(PODS, pod.metadata.name, {"metadata": meta}, pod.metadata.namespace)
 
     async def create(self, key: Key, owner: ObjectReference, body: Any) -> ApiError | None:
         """One more pod in the owner's namespace; what was refused, if it was. A namespace that ends takes no pods, and that is no error."""

@@ -25,7 +25,7 @@ from tulle.cluster.controllers.pods import (
 from tulle.kube import ApiError, Change, WorkQueue, reference
 from tulle.kube.informer import Key
 from tulle.kube.objects import Pod, ReplicaSet, ReplicaSetStatus, parse_time
-from tulle.kube.resources import PODS, REPLICA_SETS
+from tulle.kube.resources import REPLICA_SETS
 from tulle.kube.selectors import matches, matches_labels
 
 _BURST = 500
@@ -43,7 +43,7 @@ class ReplicaSetController:
         self._client = context.client
         self._caches = context.caches
         self._queue: WorkQueue[Key] = WorkQueue("ReplicaSet")
-        self._pods = PodControl(context.client, context.recorder(self.name), self._caches.pods.store)
+        self._pods = PodControl(context.client, context.recorder(self.name), self._caches)
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -76,7 +76,7 @@ class ReplicaSetController:
         rs = self._caches.replica_sets.store.get(key)
         if rs is None or not self._pods.settled(key):
             return None if rs is None else 1.0
-        pods = await self._claimed(rs)
+        pods = await self._pods.claimed(REPLICA_SETS, rs, rs.spec.selector)
         failure: ApiError | None = None
         if not rs.metadata.deletion_timestamp:
             failure = await self._scale(key, rs, [pod for pod in pods if is_active(pod)])
@@ -87,33 +87,6 @@ class ReplicaSetController:
 
     def _owned(self, rs: ReplicaSet) -> list[Pod]:
         return self._caches.pods_by_owner.owned(rs.metadata.namespace, rs.metadata.uid)
-
-    async def _claimed(self, rs: ReplicaSet) -> list[Pod]:
-        """The pods of ``rs`` after releasing those that left its selector and adopting orphans that match."""
-        claimed = []
-        for pod in self._owned(rs):
-            if matches(rs.spec.selector, pod.metadata.labels):
-                claimed.append(pod)
-            elif not pod.metadata.deletion_timestamp:
-                await self._release(rs, pod)
-        if rs.metadata.deletion_timestamp or not rs.spec.selector.match_labels:
-            return claimed
-        for pod in self._caches.pods_by_owner.owned(rs.metadata.namespace, ""):
-            if is_active(pod) and matches(rs.spec.selector, pod.metadata.labels):
-                await self._adopt(rs, pod)
-                claimed.append(pod)
-        return claimed
-
-    async def _adopt(self, rs: ReplicaSet, pod: Pod) -> None:
-        refs: list[Any] = [*pod.metadata.owner_references, owner_reference(REPLICA_SETS, rs)]
-        await self._patch_owners(pod, refs)
-
-    async def _release(self, rs: ReplicaSet, pod: Pod) -> None:
-        await self._patch_owners(pod, [ref for ref in pod.metadata.owner_references if ref.uid != rs.metadata.uid])
-
-    async def _patch_owners(self, pod: Pod, refs: list[Any]) -> None:
-        meta = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version, "ownerReferences": refs}
-        await self._client.patch(PODS, pod.metadata.name, {"metadata": meta}, pod.metadata.namespace)
 
     async def _scale(self, key: Key, rs: ReplicaSet, active: list[Pod]) -> ApiError | None:
         wanted = 1 if rs.spec.replicas is None else rs.spec.replicas
