@@ -344,6 +344,29 @@ async def removal(c: Cluster) -> None:
     assert shim_pid(c.paths) is None
 
 
+_CLONE = """
+import ctypes, errno, os, platform
+libc, fork = ctypes.CDLL(None, use_errno=True), {"x86_64": 56, "aarch64": 220}[platform.machine()]
+libc.syscall.restype = ctypes.c_long
+def call(number, *arguments):
+    found = libc.syscall(*map(ctypes.c_ulong, (number, *arguments)))
+    if found == 0:
+        os._exit(0)
+    return "made" if found > 0 else errno.errorcode[ctypes.get_errno()]
+new_user, child = 0x10000000, 17
+print(call(fork, child, 0, 0, 0, 0), call(fork, new_user | child, 0, 0, 0, 0), call(435, 0, 0), flush=True)
+"""
+
+
+async def no_user_namespace_by_any_call(c: Cluster) -> None:
+    """In one of its own a process has every capability, also over a new network namespace. An ordinary child may be made."""
+    spec = {"name": "c", "image": "kennethreitz/httpbin", "command": ["python", "-c", _CLONE]}
+    await c.apply(pod("clone", spec, restartPolicy="Never"))
+    await c.until("clone", phase("Succeeded"))
+    assert await c.kubectl("logs", "clone") == "made EPERM ENOSYS\n"
+    await c.kubectl("delete", "pod", "clone")
+
+
 async def a_sub_path_is_what_it_was_when_it_was_checked(c: Cluster) -> None:
     """Whoever else has the volume may swap the directory for a link to anywhere, before the container is made."""
     (c.state / "outside").mkdir()
@@ -382,6 +405,7 @@ CHECKS = (
     copy_and_forward,
     attach,
     configuration,
+    no_user_namespace_by_any_call,
     a_sub_path_is_what_it_was_when_it_was_checked,
     liveness,
     ends,
