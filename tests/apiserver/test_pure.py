@@ -24,6 +24,7 @@ from tulle.cluster.apiserver.selectors import (
     valid_label_key,
     valid_label_value,
 )
+from tulle.cluster.apiserver.strategy.pod_defaults import default_pod_spec
 from tulle.cluster.apiserver.table.cells import human_duration
 from tulle.cluster.apiserver.table.custom import json_path
 
@@ -295,3 +296,16 @@ def test_yaml_is_not_more_than_it_may_be_once_its_aliases_are_written_out() -> N
     for bad in (f"l0: &l0 [a]\n{levels}", "a: &a [*a]\n"):
         with pytest.raises(StatusError, match="too many aliases"):
             parse_yaml(bad.encode())
+
+
+def test_a_probe_of_zeros_is_one_of_defaults() -> None:
+    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 0, "timeoutSeconds": 0, "failureThreshold": 5}
+    spec = {"containers": [{"name": "c", "image": "busybox", "livenessProbe": probe}]}
+    default_pod_spec(spec)
+    assert spec["containers"][0]["livenessProbe"] == {  # type: ignore[index]
+        "tcpSocket": {"port": 80},
+        "periodSeconds": 10,
+        "timeoutSeconds": 1,
+        "successThreshold": 1,
+        "failureThreshold": 5,
+    }

@@ -76,7 +76,8 @@ def _default_container(container: Object, host_network: bool) -> None:
             resource.setdefault("divisor", "0")
     for name in ("livenessProbe", "readinessProbe", "startupProbe"):
         if container.get(name) is not None:
-            fill(container[name], _PROBE)
+            # 0 is as good as absent here, as upstream: nobody means a probe without a pause.
+            container[name] |= {key: value for key, value in _PROBE.items() if not container[name].get(key)}
             _default_action(container[name])
     for hook in (container.get("lifecycle") or {}).values():
         if isinstance(hook, dict):
