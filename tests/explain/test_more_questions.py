@@ -296,3 +296,18 @@ def test_a_waypoint_for_pods_reads_every_port_of_theirs() -> None:
     url = "http://bare.hello.pod:4711/"
     assert ask(scene(POD_WAYPOINT, posts), url=url).sees.code == "403"
     assert ask(scene(POD_WAYPOINT, posts), method="POST", url=url).allowed
+
+
+def test_what_is_proposed_takes_no_name_that_is_taken() -> None:
+    """To apply it would replace the policy of that name, and open what that one closes."""
+    other = "{kind: Service, metadata: {name: other, namespace: hello}, spec: {selector: {app: helloworld}, ports: [{port: 80}]}}"
+    taken = policy(
+        "allow-test-default",
+        {"targetRefs": [{"group": "", "kind": "Service", "name": "other"}], "rules": [rule(principals=[TEST])]},
+    )
+    nobody = policy("nobody", {"targetRefs": TARGET})
+    report = ask(scene(ENROLLED, other, taken, nobody))
+    assert "name: allow-test-default-2\n" in commands(report)
+
+    peer = "{kind: PeerAuthentication, metadata: {name: plaintext-8080, namespace: hello}, spec: {selector: {matchLabels: {app: other}}}}"
+    assert "name: plaintext-8080-2\n" in commands(ask(scene(STRICT, peer), "outside"))

@@ -7,6 +7,7 @@ rules of RFC 6902, and a label command changes the labels and whatever the mesh'
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -127,12 +128,14 @@ def delete(key: Key, cost: int) -> Change:
     return Change(f"delete {key}", (command,), {key: None}, cost)
 
 
-def create(manifest: Mapping[str, Any], title: str, cost: int) -> Change:
-    """A new object, as a document for `kubectl apply`."""
+def create(world: World, manifest: Mapping[str, Any], title: str, cost: int) -> Change:
+    """A new object, as a document for `kubectl apply`, under a name that is free: to apply it must not replace another one."""
     meta = manifest["metadata"]
-    text = yaml.safe_dump(dict(manifest), sort_keys=False).rstrip()
-    command = f"kubectl apply -f - <<'EOF'\n{text}\nEOF"
-    return Change(title, (command,), {Key(manifest["kind"], meta["namespace"], meta["name"]): manifest}, cost)
+    names = itertools.chain((meta["name"],), (f"{meta['name']}-{number}" for number in itertools.count(2)))
+    key = next(key for name in names if (key := Key(manifest["kind"], meta["namespace"], name)) not in world.objects)
+    named = {**manifest, "metadata": {**meta, "name": key.name}}
+    text = yaml.safe_dump(named, sort_keys=False).rstrip()
+    return Change(title, (f"kubectl apply -f - <<'EOF'\n{text}\nEOF",), {key: named}, cost)
 
 
 def waypoint(namespace: str, name: str = "waypoint") -> Change:

@@ -97,6 +97,7 @@ def _plaintext(world: World, evaluation: Evaluation, fate: Fate) -> Iterator[Cha
         return
     if labels := shared_labels(one.leg.endpoint.state for one in evaluation.denied):
         yield patches.create(
+            world,
             {
                 "apiVersion": "security.istio.io/v1",
                 "kind": PEER,
@@ -345,7 +346,7 @@ def _new_allow(world: World, evaluation: Evaluation, fate: Fate) -> Iterator[Cha
         "spec": spec,
     }
     restricted = any(uses_http(policy) for policy in policies_of(world, fate.hop.policies))
-    yield patches.create(manifest, f"allow {identity.principal}", 12 if restricted else 5)
+    yield patches.create(world, manifest, f"allow {identity.principal}", 12 if restricted else 5)
 
 
 def policies_of(world: World, traces: Sequence[PolicyTrace]) -> Iterator[AuthorizationPolicy]:

@@ -156,7 +156,7 @@ def _no_bypass(world: World, evaluation: Evaluation) -> Change | None:
             "rules": [{"from": [{"source": {"principals": [principal]}}]}],
         },
     }
-    return patches.create(manifest, f"let only waypoint {waypoint.namespace}/{waypoint.name} reach the pods", 3)
+    return patches.create(world, manifest, f"let only waypoint {waypoint.namespace}/{waypoint.name} reach the pods", 3)
 
 
 def ingress_label(world: World, evaluation: Evaluation) -> Change | None:
