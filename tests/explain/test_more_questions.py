@@ -311,3 +311,11 @@ def test_what_is_proposed_takes_no_name_that_is_taken() -> None:
 
     peer = "{kind: PeerAuthentication, metadata: {name: plaintext-8080, namespace: hello}, spec: {selector: {matchLabels: {app: other}}}}"
     assert "name: plaintext-8080-2\n" in commands(ask(scene(STRICT, peer), "outside"))
+
+
+def test_a_policy_without_a_spec_can_be_mended() -> None:
+    closed = "{kind: AuthorizationPolicy, metadata: {name: closed, namespace: hello}%s}"
+    for spec in ("", ", spec: null", ", spec: {}"):
+        report = ask(scene(ENROLLED, closed % spec))
+        assert report.sees.code == "503"
+        assert report.change is not None

@@ -219,11 +219,17 @@ def _not_allowed(world: World, evaluation: Evaluation, fate: Fate, trace: Policy
     if waypoint is not None:
         rule = {"from": [{"source": {"principals": [waypoint.identity.principal]}}]}
         title = f"let the waypoint in by {key}, as the pod sees its identity and not the client's"
-        rules = world.objects[key].manifest["spec"].get("rules")
-        operation = Operation("add", "/spec/rules/-", rule) if rules else Operation("add", "/spec/rules", [rule])
+        operation = _added_rule(world.objects[key].manifest, rule)
         # Without an ALLOW policy of its own the waypoint would let in everybody.
         guarded = any(one.action == Action.ALLOW.value for one in fate.decision.hops[0].policies)
         yield patches.patch(world, key, [operation], title, 4 if guarded else 9)
+
+
+def _added_rule(manifest: Mapping[str, Any], rule: Mapping[str, Any]) -> Operation:
+    spec = manifest.get("spec")
+    if not spec:
+        return Operation("add", "/spec", {"rules": [rule]})
+    return Operation("add", "/spec/rules/-", rule) if spec.get("rules") else Operation("add", "/spec/rules", [rule])
 
 
 def _mended(world: World, key: Key, mismatch: Mismatch) -> Iterator[Change]:
