@@ -102,7 +102,7 @@ def destroy(name: str, state_dir: Path | str, *, prefix: str = "tulle") -> None:
             _attempt("ip", "link", "delete", made.link)
         if made.netns in _namespaces():
             _attempt("ip", "netns", "delete", made.netns)
-        record.unlink()
+        record.unlink(missing_ok=True)  # another `down` may be at work
     if not any(state.glob(f"nodes/*/{RECORD}")):
         _restore_forwarding(state)
         if _table_owner(prefix) == _alias(state):
