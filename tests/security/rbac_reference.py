@@ -110,8 +110,9 @@ def _string(matcher: Json, text: str) -> bool:
 
 
 def from_re2(regex: str) -> str:
-    """An expression of RE2 for Python. Bytes that are no UTF-8 stand in texts as ``surrogateescape`` writes them: to RE2 they are no
-    characters, so that neither a dot nor a negated class takes them, but only ``\\C``."""
+    """An expression of RE2 for Python. Bytes that are no UTF-8 stand in texts as ``surrogateescape`` writes them: to an RE2 that reads
+    UTF-8 they are no characters, so that neither a dot nor a negated class takes them, but only ``\\C``. (The packaged Envoy's
+    reads bytes, which the expressions must not count on.)"""
     meant = {r"\C": r"[\s\S]", ".": r"[^\n\udc80-\udcff]", "[^": r"[^\udc80-\udcff"}
     return re.sub(r"\\.|\[\^|\.", lambda found: meant.get(found[0], found[0]), regex)
 

@@ -112,7 +112,7 @@ def string_matcher(pattern: str, ignore_case: bool = False) -> Json:
     """A StringMatcher for one of the four string forms."""
     read = read_string(pattern)
     if read.form is StringForm.PRESENCE:
-        # Bytes, since to RE2 a dot is a character of valid UTF-8, and clients may send what is none.
+        # Any bytes, also where RE2 is built to take a dot for a character of UTF-8: clients may send what is none.
         return _regex(r"\C+")
     matcher: Json = {read.form.value: read.value}
     if ignore_case:

@@ -209,7 +209,7 @@ def element_predicate(pattern: str) -> Predicate:
 def element_regex(pattern: str) -> str | None:
     """The expression of a whole header value one of whose elements matches; None when only whole values can match.
 
-    It is one for RE2 only: what stands beside the element is any bytes (``\\C``), for a dot would be valid UTF-8 and let a single
+    It is one for RE2 only: what stands beside the element is any bytes (``\\C``), for where RE2 reads UTF-8 a dot would let a single
     other byte hide the element."""
     read = read_string(pattern)
     if not _of_an_element(read):
