@@ -376,17 +376,17 @@ async def a_sub_path_is_what_it_was_when_it_was_checked(c: Cluster) -> None:
 
     async def after_a_swap(self: Runtime, record: Record, config: ContainerConfig, image: ImageRoot | None) -> Status:
         if record.kind == "container" and record.pod_name == "sub":
-            directory = c.paths.pod(record.pod_uid) / "volumes/work/dir"
+            directory = c.paths.pod(record.pod_uid) / "volumes/shared/dir"
             directory.rename(directory.with_name("was"))
             directory.symlink_to(c.state / "outside")
         return await create(self, record, config, image)
 
     mounts = [
-        {"name": "work", "mountPath": "/sub", "subPath": "dir"},
+        {"name": "shared", "mountPath": "/sub", "subPath": "dir"},
         {"name": "cm", "mountPath": "/one", "subPath": "file"},
     ]
     command = ["sh", "-c", "ls /sub; cat /one; echo; touch /sub/mine; sleep 1000"]
-    volumes = [{"name": "work", "emptyDir": {}}, {"name": "cm", "configMap": {"name": "sub"}}]
+    volumes = [{"name": "shared", "emptyDir": {}}, {"name": "cm", "configMap": {"name": "sub"}}]
     setattr(Runtime, "_create", after_a_swap)  # noqa: B010
     try:
         await c.apply(pod("sub", {"name": "c", "command": command, "volumeMounts": mounts}, volumes=volumes))
@@ -394,7 +394,7 @@ async def a_sub_path_is_what_it_was_when_it_was_checked(c: Cluster) -> None:
     finally:
         setattr(Runtime, "_create", create)  # noqa: B010
     await eventually(lambda: c.kubectl("logs", "sub"), lambda text: text == "text of the file\n")
-    assert (c.paths.pod(uid) / "volumes/work/was/mine").exists()
+    assert (c.paths.pod(uid) / "volumes/shared/was/mine").exists()
     await c.kubectl("delete", "pod", "sub", "--wait=true")
     assert not c.paths.pod(uid).exists()
 
